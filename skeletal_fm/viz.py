@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'KEY', 'FILL', 'BONE', 'PLANES', 'view_axes', 'extent', 'project', 'rasterize', 'vertex_normals', 'occlusion',
-           'shadow', 'shade', 'render', 'Picture', 'save_png', 'show_meshes', 'toy_skull', 'as_volume', 'grey_range',
+           'shadow', 'shade', 'render', 'save_png', 'show_meshes', 'toy_skull', 'as_volume', 'grey_range',
            'slice_plane', 'show_slices', 'show_volumes', 'running_mean', 'show_losses', 'decimate', 'turn']
 
 # %% ../nbs/00_viz.ipynb #71c55481
@@ -156,18 +156,18 @@ def occlusion(
         total += hidden
     return np.clip(total/n_directions, 0, 1)
 
-# %% ../nbs/00_viz.ipynb #93148db5
+# %% ../nbs/00_viz.ipynb #7dd14ee3
 def _unit(*v): return np.array(v, np.float32)/np.linalg.norm(v)
-KEY, FILL = _unit(-.52, .62, .72), _unit(.8, -.05, .45)  # where light comes from: right, up, towards the viewer
+KEY, FILL = (-.48, .57, .66), (.87, -.05, .49)  # where light comes from: right, up, towards the viewer
 
 def shadow(
     height:np.ndarray,  # `[N,N]` pixels, -inf where empty
-    light:np.ndarray=KEY,  # unit vector towards the lamp, on the screen
+    light:Sequence[float]=KEY,  # towards the lamp: right, up, towards the viewer
     reach:float=.3,     # share of the picture's width within which things throw shadows
     n_steps:int=28,
 )->np.ndarray: # `[N,N]`: 0 in the light, 1 in the shadow
     "How much of the lamp is hidden from every pixel."
-    n = len(height); pad = int(reach*n) + 1
+    n, light, pad = len(height), _unit(*light), int(reach*len(height)) + 1
     here = np.where(np.isfinite(height), height, -1e6).astype(np.float32)
     around, out = np.pad(here, pad, constant_values=-1e6), np.zeros_like(here)
     across = light[:2]/np.hypot(*light[:2]); climb = light[2]/np.hypot(*light[:2])
@@ -183,7 +183,7 @@ BONE = (236, 222, 195)  # sRGB, the colour of a dry skull
 def _linear(c): return np.where(c <= .04045, c/12.92, ((c + .055)/1.055)**2.4)
 def _encoded(c): return np.where(c <= .0031308, c*12.92, 1.055*np.maximum(c, 1e-9)**(1/2.4) - .055)
 
-# %% ../nbs/00_viz.ipynb #04e75ae1
+# %% ../nbs/00_viz.ipynb #9c3f2a6b
 def shade(
     normals:np.ndarray,  # `[N,3]` screen directions, towards the viewer
     open_sky:np.ndarray, # `[N]` 1 minus occlusion
@@ -193,13 +193,13 @@ def shade(
 )->np.ndarray: # `[N,3]` linear light
     "Colour of lit bone."
     albedo = _linear(np.array(color, np.float32)/255)
-    facing = lambda light, wrap: np.clip((normals @ light + wrap)/(1 + wrap), 0, 1)[:, None]
+    facing = lambda light, wrap: np.clip((normals @ _unit(*light) + wrap)/(1 + wrap), 0, 1)[:, None]
     sky, lamp = open_sky[:, None]**1.6, lamp[:, None]
     light = (1.05*lamp*facing(KEY, .05)*np.array([1., .97, .92])*(.4 + .6*sky)
              + .16*facing(FILL, .3)*np.array([.80, .90, 1.])*sky
              + .36*(.55 + .45*normals[:, 1:2])*sky*np.array([.94, .97, 1.])
              + .05*np.array([1., .85, .7]))
-    shine = np.clip(normals @ _unit(*(KEY + [0, 0, 1])), 0, 1)[:, None]**32*.05*lamp*sky
+    shine = np.clip(normals @ _unit(*(_unit(*KEY) + [0, 0, 1])), 0, 1)[:, None]**32*.05*lamp*sky
     return (albedo**(1 + .6*(1 - sky))*light + shine)*np.exp(-.7*depth)[:, None]   # light between walls of bone takes on its colour
 
 # %% ../nbs/00_viz.ipynb #155f6bc8
@@ -239,7 +239,7 @@ def render(
     light = np.clip(light, 0, 1).reshape(size, 2, size, 2, 3).mean((1, 3))
     return (255*_encoded(light) + .5).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/00_viz.ipynb #e309b205
+# %% ../nbs/00_viz.ipynb #87e9f2b6
 def _png(
     image:Image.Image,
 )->bytes:
@@ -247,7 +247,7 @@ def _png(
     image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
-class Picture(Figure):
+class _Picture(Figure):
     "A matplotlib figure that shows itself as a small PNG, with no global state."
     def png(self)->bytes:
         out = io.BytesIO()
@@ -258,7 +258,7 @@ class Picture(Figure):
 def _axes(n, n_cols, size, aspect=1., titled=False, dpi=80):
     "A figure with `n` axes in rows of `n_cols`, each `size` inches wide."
     n_cols = max(1, min(n_cols or n, n)); n_rows = -(-n//n_cols)
-    fig = Picture((size*n_cols, (size*aspect + .3*titled)*n_rows), dpi=dpi, layout="constrained")
+    fig = _Picture((size*n_cols, (size*aspect + .3*titled)*n_rows), dpi=dpi, layout="constrained")
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
     axes = fig.subplots(n_rows, n_cols, squeeze=False).ravel()
     for ax in axes[n:]: ax.set_axis_off()
@@ -475,12 +475,12 @@ def decimate(
     count = np.bincount(at, minlength=len(cell))
     return np.stack([np.bincount(at, v[:, k], len(cell))/count for k in range(3)], 1), g[1][g[0]]
 
-# %% ../nbs/00_viz.ipynb #a3a94758
+# %% ../nbs/00_viz.ipynb #3f911cf1
 def turn(
     mesh,                 # `vertices` mm, canonical axes, and `faces`
     max_faces:int=20_000, # coarser than the mesh where it has more
     color:Sequence[int]|None=None,  # sRGB 0..255
-):# plotly Figure
+)->object: # a plotly `Figure`
     "A surface to turn with the mouse."
     import plotly.graph_objects as go   # slow to import, needed only here
     v, f = decimate(mesh.vertices, mesh.faces, max_faces)

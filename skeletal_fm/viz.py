@@ -7,13 +7,13 @@ __all__ = ['VIEWS', 'KEY', 'FILL', 'BONE', 'PLANES', 'view_axes', 'extent', 'pro
            'shadow', 'shade', 'render', 'save_png', 'show_meshes', 'toy_skull', 'as_volume', 'grey_range',
            'slice_plane', 'show_slices', 'show_volumes', 'running_mean', 'show_losses', 'decimate', 'turn']
 
-# %% ../nbs/00_viz.ipynb #71c55481
+# %% ../nbs/00_viz.ipynb #40915f22
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter1d
 
@@ -239,7 +239,7 @@ def render(
     light = np.clip(light, 0, 1).reshape(size, 2, size, 2, 3).mean((1, 3))
     return (255*_encoded(light) + .5).clip(0, 255).astype(np.uint8)
 
-# %% ../nbs/00_viz.ipynb #87e9f2b6
+# %% ../nbs/00_viz.ipynb #8865cecf
 def _png(
     image:Image.Image,
 )->bytes:
@@ -247,37 +247,42 @@ def _png(
     image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
-class _Picture(Figure):
-    "A matplotlib figure that shows itself as a small PNG, with no global state."
-    def png(self)->bytes:
-        out = io.BytesIO()
-        self.savefig(out, format="png", dpi=self.dpi, facecolor="white")
-        return _png(Image.open(out))
-    def _repr_mimebundle_(self, include=None, exclude=None): return {"image/png": self.png()}
+@cache
+def _picture():
+    "The class of our figures."
+    from matplotlib.figure import Figure
+    class Picture(Figure):
+        "A matplotlib figure that shows itself as a small PNG, with no global state."
+        def png(self)->bytes:
+            out = io.BytesIO()
+            self.savefig(out, format="png", dpi=self.dpi, facecolor="white")
+            return _png(Image.open(out))
+        def _repr_mimebundle_(self, include=None, exclude=None): return {"image/png": self.png()}
+    return Picture
 
 def _axes(n, n_cols, size, aspect=1., titled=False, dpi=80):
     "A figure with `n` axes in rows of `n_cols`, each `size` inches wide."
     n_cols = max(1, min(n_cols or n, n)); n_rows = -(-n//n_cols)
-    fig = _Picture((size*n_cols, (size*aspect + .3*titled)*n_rows), dpi=dpi, layout="constrained")
+    fig = _picture()((size*n_cols, (size*aspect + .3*titled)*n_rows), dpi=dpi, layout="constrained")
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
     axes = fig.subplots(n_rows, n_cols, squeeze=False).ravel()
     for ax in axes[n:]: ax.set_axis_off()
     return fig, axes[:n]
 
-# %% ../nbs/00_viz.ipynb #81abe777
+# %% ../nbs/00_viz.ipynb #22a75522
 def save_png(
     picture,        # uint8 `[H,W,3]`, or a matplotlib figure
     path:str|Path,  # where to; folders are made
 )->Path: # the path
     "Write an image or a figure as a small PNG."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(picture, Figure):
+    if hasattr(picture, "savefig"):
         out = io.BytesIO(); picture.savefig(out, format="png", facecolor="white"); picture = Image.open(out)
     else: picture = Image.fromarray(np.asarray(picture, np.uint8))
     with atomic(path) as aside: Path(aside).write_bytes(_png(picture))
     return path
 
-# %% ../nbs/00_viz.ipynb #0eb389a9
+# %% ../nbs/00_viz.ipynb #2b907a75
 def show_meshes(
     meshes,           # one mesh or several
     titles:Sequence[str]|None=None,  # one for each mesh
@@ -286,7 +291,7 @@ def show_meshes(
     size:float=2.2,   # inches for each picture
     color:Sequence[int]|None=None,  # sRGB 0..255
     mm:float|None=None,  # width of every picture in mm; None shows the largest mesh whole
-)->Figure:
+)->object: # a matplotlib `Figure`
     "Surfaces side by side at one scale."
     meshes = list(meshes) if isinstance(meshes, (list, tuple)) else [meshes]
     if titles is not None and len(titles) != len(meshes): raise InputError(f"Expected one title for each mesh: {len(meshes)} meshes, got {len(titles)} titles.")
@@ -374,7 +379,7 @@ def _draw_slice(ax, volume, grid, plane, at=None, window=None, letters=True):
         for x,y,s in [(.03, .5, left), (.97, .5, right), (.5, .97, top), (.5, .03, bottom)]:
             ax.text(x, y, s, color="#f5a623", transform=ax.transAxes, ha="center", va="center", fontsize=8, fontweight="bold")
 
-# %% ../nbs/00_viz.ipynb #4aa04bb4
+# %% ../nbs/00_viz.ipynb #fee771f3
 def show_slices(
     volume,           # array or tensor `[D,H,W]`: mask, network volume or CT in HU
     grid:Grid,        # where its voxels lie
@@ -383,7 +388,7 @@ def show_slices(
     at:Sequence[float]|None=None,  # (AP, LR, SI) mm where the planes meet; None is the middle
     window:tuple[float,float]|None=None,  # black and white; None by the kind of volume
     size:float=2.4,   # inches for each plane
-)->Figure:
+)->object: # a matplotlib `Figure`
     "Three orthogonal slices with axes in mm."
     fig, axes = _axes(3, 3, size, titled=True)
     for ax,plane in zip(axes, PLANES):
@@ -393,7 +398,7 @@ def show_slices(
     if title: fig.suptitle(title, fontsize=10)
     return fig
 
-# %% ../nbs/00_viz.ipynb #7726b747
+# %% ../nbs/00_viz.ipynb #ee89a377
 def show_volumes(
     volumes,          # sequence of arrays or tensors `[D,H,W]`
     grid:Grid,        # where their voxels lie
@@ -404,7 +409,7 @@ def show_volumes(
     window:tuple[float,float]|None=None,  # black and white; None by the kind of the first volume
     n_cols:int=6,
     size:float=1.4,   # inches for each volume
-)->Figure:
+)->object: # a matplotlib `Figure`
     "One slice of each volume, in a grid."
     volumes = [as_volume(v) for v in volumes]
     if not volumes: raise InputError("Expected at least one volume to show, got none.")
@@ -429,13 +434,13 @@ def running_mean(
     with np.errstate(invalid="ignore", divide="ignore"):
         return (total[i+reach+1] - total[i-reach])/(count[i+reach+1] - count[i-reach])
 
-# %% ../nbs/00_viz.ipynb #d2658cdc
+# %% ../nbs/00_viz.ipynb #6a393c51
 def show_losses(
     losses:Mapping,   # name -> one number a step, or a DataFrame (`step` if there, and columns of numbers)
     *,
     smooth:int|None=None,  # steps averaged; None is a fiftieth of the run
     size:float=3.2,   # inches for each curve
-)->Figure:
+)->object: # a matplotlib `Figure`
     "Loss curves, one axis for each name, logarithmic where all values are positive."
     if not losses: raise InputError("Expected at least one named loss curve, got none.")
     fig, axes = _axes(len(losses), 3, size, aspect=.62, titled=True)

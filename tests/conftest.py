@@ -53,7 +53,7 @@ def tracked():
     return sorted(n for n in set(names) if (ROOT / n).is_file())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def repository_copy(tmp_path_factory):
     "What is needed to work on a copy of the repository: nothing a test writes there comes back."
     import shutil

@@ -27,9 +27,18 @@ def source(cell):
     return cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
 
 
+def front_matter(text):
+    "Title, description and so on of a raw cell between two lines of three dashes."
+    import yaml
+    m = re.match(r"---\n(.*?)\n---\s*$", text.strip(), re.S)
+    return (yaml.safe_load(m[1]) if m else None) or {}
+
+
 def title(path):
-    "First heading of a notebook."
+    "Title of a notebook: of its front matter, or its first heading."
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "raw" and "title" in front_matter(source(cell)):
+            return front_matter(source(cell))["title"]
         if cell["cell_type"] == "markdown" and (m := re.search(r"^# (.+)$", source(cell), re.M)):
             return m[1].strip()
     return path.stem
@@ -54,7 +63,12 @@ def readme(root=ROOT):
     parts = ["<!-- Written by `make readme` from nbs/index.ipynb: edit there. -->"]
     for cell in nb["cells"]:
         text = source(cell).strip()
-        if not text or cell["cell_type"] == "raw" or re.search(r"^#\|\s*(hide|include:\s*false)\s*$", text, re.M):
+        if cell["cell_type"] == "raw":
+            front = front_matter(text)
+            parts += [f"# {front['title']}"] if "title" in front else []
+            parts += [f"> {front['description']}"] if "description" in front else []
+            continue
+        if not text or re.search(r"^#\|\s*(hide|include:\s*false)\s*$", text, re.M):
             continue
         if cell["cell_type"] == "markdown":
             parts.append(relative_to_root(text))
@@ -99,16 +113,18 @@ def to_html(path, nav, base_url):
     "One processed notebook as a self-contained page (scripts of MathJax apart)."
     import nbformat
     from nbconvert import HTMLExporter
-    from nbdev.frontmatter import _fm2dict
+    from traitlets.config import Config
     nb = json.loads(path.read_text(encoding="utf-8"))
     front, cells = {}, []
     for cell in nb["cells"]:
         cell.pop("has_sd", None)
         text = source(cell)
         if cell["cell_type"] == "raw":
-            front.update(_fm2dict(text) or {})
+            front.update(front_matter(text))
             continue
         if cell["cell_type"] == "code":
+            if re.search(r"^#\|\s*echo:\s*false", text, re.M):
+                cell["metadata"]["tags"] = ["output-only"]
             text = "\n".join(line for line in text.splitlines() if not re.match(r"\s*#\|", line)).strip("\n")
             if not text and not cell.get("outputs"):
                 continue
@@ -119,7 +135,8 @@ def to_html(path, nav, base_url):
     nb = nb | {"cells": cells, "metadata": nb.get("metadata", {}) | {"title": front.get("title", path.stem), "language_info": {"name": "python"}}}
     nb = nbformat.reads(json.dumps(nb), 4)
     nbformat.validate(nb)
-    body, _ = HTMLExporter().from_notebook_node(nb)
+    only = {"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"output-only"}}}
+    body, _ = HTMLExporter(config=Config(only)).from_notebook_node(nb)
     body = re.sub(r'href="(?:\./)?(\d\d\w*_\w+|index)\.ipynb(#[^"]*)?"', lambda m: f'href="{page_name(Path(m[1]))}{m[2] or ""}"', body)
     body = body.replace(f'href="{base_url}/', 'href="').replace("</head>", STYLE + "</head>", 1)
     return re.sub(r"(<body\b[^>]*>)", lambda m: m[1] + nav, body, count=1)

@@ -8,7 +8,7 @@ import re
 
 import pytest
 from conftest import LIBRARY, NOTEBOOKS, cells, module_of, python
-from docs_build import page_name
+from docs_build import front_matter, page_name
 
 each = pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda p: p.stem)
 library = pytest.mark.parametrize("nb", LIBRARY, ids=lambda p: p.stem)
@@ -25,14 +25,17 @@ def test_there_are_notebooks():
 @each
 @pytest.mark.skipif(os.environ.get("NBDEV_TESTED") == "1", reason="make test has just run every cell with nbdev_test")
 def test_cells_run(nb):
-    done = python("-c", "from nbdev.test import nbdev_test; nbdev_test()", "--path", nb, "--n_workers", "0")
+    done = python("-c", "import sys; from nbdev.test import nbdev_test; nbdev_test(path=sys.argv[1], n_workers=0)", nb)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
 @each
 def test_begins_with_title_and_line(nb):
-    "`# Title` and `> one line`: the line becomes the module's docstring and the page's description."
-    first = cells(nb, "markdown")[0][1]
+    "`# Title` and `> one line`, or front matter with both: the line becomes the module's docstring and the page's description."
+    kind, first, _ = next(c for c in cells(nb) if c[0] != "code")
+    if kind == "raw":
+        assert front_matter(first).get("title") and front_matter(first).get("description"), first
+        return
     assert re.match(r"# [^#\s].*\n+> \S", first), f"{nb.name} begins with {first[:80]!r}"
 
 

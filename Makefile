@@ -36,7 +36,7 @@ $(READY): settings.ini setup.py constraints.txt
 
 run: $(READY)
 	@mkdir -p out
-	@$(BIN)/python -m papermill --log-output --no-progress-bar $(NOTEBOOK) $(OUTPUT) $(ARGS)
+	@$(BIN)/python -m papermill --no-progress-bar --stdout-file - --stderr-file - $(NOTEBOOK) $(OUTPUT) $(ARGS)
 	@echo
 	@echo "make run: done. $(NOTEBOOK) was executed from top to bottom."
 	@echo "Look at $(OUTPUT) (figures, numbers, conclusions) and at the folder it names for volumes, meshes, tables and checkpoints."

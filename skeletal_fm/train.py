@@ -6,7 +6,7 @@
 __all__ = ['STREAMS', 'stream_seed', 'stream_generator', 'Shuffle', 'cosine_lr', 'usual_lr', 'EMA', 'write_tensors', 'read_meta',
            'read_tensors', 'save_model', 'load_model', 'Checkpoint', 'Step', 'Log', 'to_device', 'progress_bar',
            'check_finite', 'fit', 'Volumes', 'train_autoencoder', 'reconstruct', 'Latents', 'load_latents',
-           'encode_latents', 'train_denoiser', 'generated', 'generate']
+           'encode_latents', 'train_denoiser', 'generated', 'generate', 'seconds_per_step', 'estimate']
 
 # %% ../nbs/09_train.ipynb #05ed9784
 import copy, json, math, os, sys, time
@@ -27,7 +27,7 @@ from .unet import UNet
 from .volume import downsample
 from .vqvae import VQVAE, reconstruction_error, reconstruction_loss
 
-# %% ../nbs/09_train.ipynb #91e293fc
+# %% ../nbs/09_train.ipynb #abbcba53
 STREAMS = ("step", "layers", "order", "start", "sample")
 
 def stream_seed(
@@ -36,6 +36,7 @@ def stream_seed(
     stream:str="step", # what it is for, one of `STREAMS`
 )->int: # 0 to 2^63-1
     "A seed of its own for each step, epoch and sample."
+    if seed < 0: raise InputError(f"The seed should be a whole number from 0, got {seed}.")
     return int(np.random.SeedSequence([seed, n, STREAMS.index(stream)]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 def stream_generator(seed:int, n:int, stream:str="step")->torch.Generator:
@@ -361,13 +362,13 @@ def _fresh(build:Callable, seed:int, device)->nn.Module:
         torch.manual_seed(stream_seed(seed, 0, "start"))
         return build().to(device)
 
-# %% ../nbs/09_train.ipynb #5f2f291a
+# %% ../nbs/09_train.ipynb #b14cef63
 def train_autoencoder(
     dataset,              # a `SkullDataset` or anything like it: volumes `[1,D,H,W]` in [-1,1] on `dataset.grid`
     preset:Preset,        # `ae_steps`, `ae_batch`, `ae_lr`, widths, codes, precision
     folder,               # gets autoencoder.safetensors and log.csv; a checkpoint while at work
     *,
-    in_shape=None,        # grid that the encoder sees; default `preset.in_shape`
+    in_shape=None,        # grid that the encoder sees; default `dataset.in_shape`, else `preset.in_shape`
     seed:int=0,
     device="cpu",
     checkpoint:Checkpoint=None, # default: in `folder`, every half minute
@@ -378,7 +379,7 @@ def train_autoencoder(
     "Train the VQ-VAE, or read the finished one in `folder`."
     folder, done = Path(folder), Path(folder)/"autoencoder.safetensors"
     if done.exists(): return load_model(done, VQVAE, device)
-    vqvae = _fresh(lambda: VQVAE(in_shape or preset.in_shape, dataset.grid.shape, n_hiddens=preset.n_hiddens, n_codes=preset.n_codes, code_dim=preset.code_dim, **options), seed, device)
+    vqvae = _fresh(lambda: VQVAE(in_shape or getattr(dataset, "in_shape", preset.in_shape), dataset.grid.shape, n_hiddens=preset.n_hiddens, n_codes=preset.n_codes, code_dim=preset.code_dim, **options), seed, device)
     volumes, shuffle = Volumes(dataset), Shuffle(len(dataset), preset.ae_batch, seed)
 
     def loss_fn(batch, generator):
@@ -396,7 +397,7 @@ def train_autoencoder(
     checkpoint.delete()
     return vqvae.eval()
 
-# %% ../nbs/09_train.ipynb #1f99762c
+# %% ../nbs/09_train.ipynb #a3e1f1df
 @torch.no_grad()
 def reconstruct(
     vqvae:VQVAE,
@@ -404,7 +405,7 @@ def reconstruct(
     precision:str="fp32",
 )->Tensor: # like `volume`, on the CPU
     "A volume through the autoencoder and back."
-    device = next(vqvae.parameters()).device
+    device = next(vqvae.eval().parameters()).device
     x = volume[None] if volume.ndim == 4 else volume
     with autocast(device, precision): out = vqvae(downsample(x.to(device), vqvae.in_shape)).recon.float().cpu()
     return out[0] if volume.ndim == 4 else out
@@ -521,3 +522,58 @@ def generated(
 def generate(unet:UNet, vqvae:VQVAE, objective, quality_scores:Sequence[int], n_steps:int, **options)->Tensor: # `[N,1,D,H,W]`, about [-1,1]
     "All volumes of `generated` in one tensor."
     return torch.stack(list(generated(unet, vqvae, objective, quality_scores, n_steps, **options)))
+
+# %% ../nbs/09_train.ipynb #14bd916b
+def seconds_per_step(
+    loss:Callable,     # makes a scalar with a graph
+    device:torch.device,
+    repeats:int=2,     # steps timed, after one that is not
+)->float:
+    "Time of a forward and a backward pass."
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    for r in range(repeats+1):
+        if r == 1: wait(); began = time.perf_counter()
+        loss().backward()
+    wait()
+    return (time.perf_counter() - began)/repeats
+
+def estimate(
+    preset:Preset,
+    device="cpu",
+    *,
+    done:Callable=lambda stage: False, # whether a stage is finished
+    phantom:bool=True,    # phantoms are made; else files are read
+    n_skulls:int=None,    # skulls in all; default those of the preset
+    reuse:bool=False,     # the autoencoder comes from another run
+    limit:float=400_000,  # voxels of the grid that is timed, at most
+)->list[tuple[str,str,float]]: # stage, what it does, seconds; None where nothing is to do
+    "What a run will do and roughly how long it takes."
+    device, n = torch.device(device), n_skulls or preset.n_train + preset.n_test
+    ae = flow = skull = 0.
+    if not (done("autoencoder") or reuse) or not done("denoiser") or not done("samples"):
+        shrink = max(1, math.prod(preset.in_shape)/limit)**(1/3)
+        size = lambda shape: tuple(max(4, int(k/shrink)) for k in shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vqvae = VQVAE(size(preset.in_shape), size(preset.grid.shape), n_hiddens=preset.n_hiddens, n_codes=preset.n_codes, code_dim=preset.code_dim).to(device)
+            unet = UNet(preset.code_dim, base=preset.base, mults=preset.mults, kernel_depth=preset.kernel_depth).to(device)
+            volume = torch.ones(preset.ae_batch, 1, *vqvae.out_shape, device=device)
+            latent, i = torch.randn(preset.flow_batch, preset.code_dim, *vqvae.latent_shape, device=device), torch.zeros(preset.flow_batch, device=device)
+            def ae_loss():
+                with autocast(device, preset.precision): return reconstruction_loss(vqvae(downsample(volume, vqvae.in_shape)), volume)
+            def flow_loss():
+                with autocast(device, preset.precision): return unet(latent, i).square().mean()
+            ae, flow = (shrink**3*seconds_per_step(f, device) for f in (ae_loss, flow_loss))
+    if phantom and not done("data"):
+        from skeletal_fm.phantom import occupancy, population
+        began = time.perf_counter()
+        occupancy(population(1, 0, 0)[0][2], preset.spacing)
+        skull = time.perf_counter() - began
+    per_sample = preset.n_steps*flow/preset.flow_batch/3 + ae/preset.ae_batch/3          # a forward pass is a third of a step
+    size = " x ".join(map(str, preset.in_shape))
+    plan = [("data", f"{n} phantom skulls" if phantom else "read, voxelise and store the files", n*skull),
+            ("autoencoder", "taken from another run" if reuse else f"{preset.ae_steps} steps of {preset.ae_batch} at {size}", 0. if reuse else preset.ae_steps*ae),
+            ("latents", "encode the training skulls once", preset.n_train*ae/preset.ae_batch/6),
+            ("denoiser", f"{preset.flow_steps} steps of {preset.flow_batch}", preset.flow_steps*flow),
+            ("samples", f"{preset.n_samples} skulls in {preset.n_steps} steps", preset.n_samples*per_sample)]
+    return [(stage, what, None if done(stage) else seconds) for stage, what, seconds in plan]

@@ -60,7 +60,7 @@ class Norm(nn.GroupNorm):
         with no_autocast(x):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
-# %% ../nbs/05_vqvae.ipynb #85e51bea
+# %% ../nbs/05_vqvae.ipynb #cf56c8f2
 class ResBlock(nn.Module):
     "x + two times (norm, SiLU, 3³ convolution)."
     def __init__(self,
@@ -72,6 +72,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(Norm(channels, groups) for _ in range(2))
         self.convs = nn.ModuleList(conv(channels, channels, padding_mode=padding_mode) for _ in range(2))
+        nn.init.zeros_(self.convs[1].weight); nn.init.zeros_(self.convs[1].bias)
         self.checkpointing = checkpointing
 
     def step(self, x:Tensor, k:int)->Tensor:
@@ -101,9 +102,9 @@ class Encoder(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return F.silu(self.norm(self.down(self.first(x))))
 
-# %% ../nbs/05_vqvae.ipynb #0d5c97d8
+# %% ../nbs/05_vqvae.ipynb #22f93661
 class Decoder(nn.Module):
-    "Features `[B,n·2^levels,d,h,w]` to a volume `[B,1,d·2^levels,…]`; no activation at the end."
+    "Features `[B,n·2^levels,d,h,w]` to a volume `[B,1,d·2^levels,…]`; no activation at the end. A new decoder says mostly air."
     def __init__(self,
         n_hiddens:int=16,  # n, as in the encoder
         levels:int=2,      # doublings of the grid
@@ -116,6 +117,7 @@ class Decoder(nn.Module):
         self.up = nn.Sequential(*[nn.Sequential(Upsample(a, b, mode), ResBlock(b, **block), ResBlock(b, **block))
                                   for a, b in zip(widths, widths[1:])])
         self.last = conv(2*n, 1, padding_mode=mode)
+        nn.init.constant_(self.last.bias, -1.)
 
     def forward(self, h:Tensor)->Tensor: return self.last(self.up(F.silu(self.norm(h))))
 
@@ -345,21 +347,24 @@ class VQVAE(nn.Module):
         codes = nearest_code(z.movedim(1, -1).reshape(-1, z.shape[1]), self.codebook.codes, self.codebook.chunk)
         return self.decode(self.codebook.codes[codes].view(z.movedim(1, -1).shape).movedim(-1, 1))
 
-# %% ../nbs/05_vqvae.ipynb #c342920b
+# %% ../nbs/05_vqvae.ipynb #25bddeb3
 def reconstruction_error(
     recon:Tensor,  # `[B,1,D,H,W]`
     target:Tensor, # like `recon`, in [−1,1]
-)->Tensor: # mean absolute difference, 0 to 2 for values in [−1,1]
+    bone_weight:float=1., # errors in bone (`target` > 0) count this much
+)->Tensor: # mean absolute difference, 0 to 2 for values in [−1,1] and weight 1
     "Mean absolute error over all voxels: the paper's reconstruction error (Table 5)."
     if recon.shape != target.shape:
         raise InputError(f"Reconstruction {list(recon.shape)} and target {list(target.shape)} should have one shape: compare on the autoencoder's out_shape.")
-    return (recon - target).abs().mean()
+    error = (recon - target).abs()
+    return error.mean() if bone_weight == 1 else torch.where(target > 0, bone_weight*error, error).mean()
 
 def reconstruction_loss(
     out:VQOutput,   # of the network
     target:Tensor,  # the volume on the full grid `[B,1,*out_shape]`
     recon_weight:float=4.,   # of the mean absolute error
     commit_weight:float=.25, # of the mean squared distance of latents and codes; k for the paper's printed form
+    bone_weight:float=1.,    # errors in bone count this much; above 1 only to get a short training going
 )->Tensor: # scalar
     "The autoencoder's loss."
-    return recon_weight*reconstruction_error(out.recon, target) + commit_weight*out.commitment
+    return recon_weight*reconstruction_error(out.recon, target, bone_weight) + commit_weight*out.commitment

@@ -142,6 +142,17 @@ def to_html(path, nav, base_url):
     return re.sub(r"(<body\b[^>]*>)", lambda m: m[1] + nav, body, count=1)
 
 
+def lower_case_anchors(pages):
+    "Quarto writes anchors in lower case, and so nbdev links to them; nbconvert keeps capitals. Point such links at what is there."
+    texts = {p: p.read_text(encoding="utf-8") for p in pages}
+    ids = {p.name: {i.lower(): i for i in re.findall(r'\bid="([^"]+)"', text)} for p, text in texts.items()}
+    for p, text in texts.items():
+        def there(m, here=p.name):
+            anchor = ids.get(m[2] or here, {}).get(m[3].lower(), m[3])
+            return f'{m[1]}{m[2]}#{anchor}"'
+        p.write_text(re.sub(r'(href=")([\w.-]*)#([^"]+)"', there, text), encoding="utf-8")
+
+
 def build(out, root=ROOT):
     "Write all pages into `out`; nothing is written into the repository."
     import tempfile
@@ -171,6 +182,7 @@ def build(out, root=ROOT):
             nav = '<nav class="book">' + " ".join(
                 f'<a {"class=here " if n == name else ""}href="{n}">{html.escape(title(q))}</a>' for q, n in zip(books, names)) + "</nav>"
             (out / name).write_text(to_html(proc / p.name, nav, base_url), encoding="utf-8")
+        lower_case_anchors([out / name for name in names])
         for p in proc.rglob("*"):
             if p.suffix.lower() in {".png", ".svg", ".jpg", ".gif", ".css", ".js", ".csv"}:
                 target = out / p.relative_to(proc)

@@ -99,17 +99,17 @@ def read_labels(
         out[k] = dict(quality_score=int(score), units=units if isinstance(units, str) else None)
     return out
 
-# %% ../nbs/04_dataset.ipynb #13e4bb46
+# %% ../nbs/04_dataset.ipynb #dfcf048d
 def fit_grid(
     sizes,         # `[N,3]` mm, extents of the training skulls
     preset:Preset, # gives spacing and number of voxels
     margin:float=3., # mm on each side
-)->Grid: # centred; sizes divisible by 4
+)->Grid: # centred; even sizes
     "The grid that the training skulls need."
     box = np.max(sizes, 0) + 2*margin
     spacing, full = preset.spacing, np.prod(preset.grid.shape)
     if np.prod(box) < .5*np.prod(BOX): spacing = np.clip((np.prod(box)/full)**(1/3), min(.51, spacing), spacing)
-    shape = lambda s: [4*int(np.ceil(b/s/4 - 1e-6)) for b in box]
+    shape = lambda s: [2*int(np.ceil(b/s/2 - 1e-6)) for b in box]
     spacing = np.ceil(spacing*100 - 1e-6)/100
     while np.prod(shape(spacing)) > full and spacing + .01 <= preset.spacing: spacing += .01   # rounding up must not add voxels
     return Grid.centred(shape(spacing), round(float(spacing), 2))
@@ -127,7 +127,15 @@ class _HiddenMain:
     def __enter__(self): self.main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
     def __exit__(self, *_): sys.modules["__main__"] = self.main
 
-# %% ../nbs/04_dataset.ipynb #cd5c1906
+# %% ../nbs/04_dataset.ipynb #bf4972ad
+def _processes()->int:
+    "As many processes as there are cores for us, but no more than 2.5 GiB of memory each allow: a scan at the paper's size takes that."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try: memory = os.sysconf("SC_PHYS_PAGES")*os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError): memory = 16*2**30
+    return max(1, min(cores, int(memory//(2.5*2**30))))
+
+# %% ../nbs/04_dataset.ipynb #33dcc4e4
 def run_all(
     work:Callable,       # a function of a module, called with one job
     jobs:list,           # anything that can be pickled
@@ -136,7 +144,7 @@ def run_all(
     patience:float=12.,  # seconds of remaining work that do not yet justify more processes
 )->list: # results in the order of the jobs
     "Do all jobs, on several cores if that is faster."
-    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+    workers = workers or _processes()
     if getattr(work, "__module__", "") == "__main__": workers = 1   # a function of this page: other processes cannot import it
     results, start = [], time.monotonic()
     with tqdm(total=len(jobs), desc=desc, mininterval=10, disable=not jobs) as bar:
@@ -271,7 +279,7 @@ def _files(source, out, preset, grid, ids, labels, refused, options, test, seed,
     refused += [(names[r["id"]], r["reason"]) for r in filled if "reason" in r]
     return grid, table.merge(pd.DataFrame([r for r in filled if "voxels" in r]), on="id"), refused, {}
 
-# %% ../nbs/04_dataset.ipynb #b6f39411
+# %% ../nbs/04_dataset.ipynb #478b9621
 def prepare(
     source,           # "phantom", or a folder with CT, mask and mesh files
     out,              # folder for the data set
@@ -312,7 +320,8 @@ def prepare(
     cut = table[table.clipped > 0]
     print(f"{len(table)} skulls stored ({(table['split'] == 'train').sum()} train, {(table['split'] == 'test').sum()} test) on {'x'.join(map(str, grid.shape))} voxels of {grid.spacing[0]:g} mm"
           + (f"; {len(cut)} stick out of the grid and are cut: {', '.join(cut.id[:5])}" if len(cut) else ""))
-    for f, reason in refused: print(f"refused {f}: {reason}")
+    for f, reason in refused[:20]: print(f"refused {f}: {reason}")
+    if len(refused) > 20: print(f"... and {len(refused) - 20} more, listed in {out.name}/refused.csv")
     return out
 
 # %% ../nbs/04_dataset.ipynb #c28b4c88

@@ -156,12 +156,12 @@ def write_mesh(
     with atomic(path) as temp: trimesh.Trimesh(canonical_to_lps(mesh.vertices), mesh.faces, process=False).export(temp)
     return Path(path)
 
-# %% ../nbs/02_scan.ipynb #1923ac0e
+# %% ../nbs/02_scan.ipynb #db47ef76
 def _not_hu(v, lo, hi)->str:
     "A guess at what values that are not HU are."
     few = np.unique(v.ravel()[::max(1, v.size//200_000)])
     whole = v.dtype.kind in "iub" or bool((few == np.round(few)).all())
-    if lo == hi: return f"every voxel is {lo:g}: the volume is empty. Export it again."
+    if lo == hi: return f"every voxel is {lo:g}: there is nothing to see. Export it again."
     if whole and lo >= 0 and len(few) <= 40 and hi <= 1000:
         labels = ", ".join(f"{x:g}" for x in np.unique(v) if x)
         return f"it holds the labels {labels} besides 0: a label map. Write the bone you want as a mask with 0 and 1 (for instance in 3D Slicer: Segment Editor, export one segment)."

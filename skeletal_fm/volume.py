@@ -155,13 +155,14 @@ def downsample(
     if x.shape[-3:] == tuple(shape): return x
     return F.interpolate(x[(None,)*(5 - x.ndim)], size=tuple(int(n) for n in shape), mode="trilinear", align_corners=False).reshape(*x.shape[:-3], *shape)
 
-# %% ../nbs/03_volume.ipynb #1a64db3b
+# %% ../nbs/03_volume.ipynb #b9f19f90
 def to_signed(
     occupancy, # `[...]` bool or in [0,1], array or tensor
 )->Tensor: # float in [-1,1]
     "Empty to -1, bone to 1."
     x = torch.as_tensor(occupancy)
-    return (x if x.is_floating_point() else x.float())*2 - 1
+    if x.dtype == torch.bool: return x.view(torch.int8).mul(2).sub_(1).float()   # small numbers first: four times less memory to go through
+    return x*2. - 1
 
 # %% ../nbs/03_volume.ipynb #d638cf18
 def pad_to_multiple(

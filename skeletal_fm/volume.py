@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['crossings', 'winding', 'is_closed', 'voxelize', 'crop_bounds', 'crop', 'crop_grid', 'downsample', 'to_signed',
-           'pad_to_multiple', 'pack_bits', 'unpack_bits', 'dice', 'component_shares', 'largest_component']
+           'pad_to_multiple', 'pack_bits', 'unpack_bits', 'dice', 'nearest_dice', 'component_shares',
+           'largest_component']
 
 # %% ../nbs/03_volume.ipynb #a99869c7
 from collections.abc import Iterable, Sequence
@@ -201,6 +202,22 @@ def dice(
     if a.shape != b.shape: raise InputError(f"Only volumes of one shape overlap, got {tuple(a.shape)} and {tuple(b.shape)}.")
     n = int(a.sum() + b.sum())
     return 2*int((a & b).sum())/n if n else 1.
+
+# %% ../nbs/03_volume.ipynb #b9674cf6
+def nearest_dice(
+    volumes,       # sequence of volumes `[D,H,W]`; bone where positive
+    bank:Iterable, # the volumes to compare with, of the same shape; gone through once
+)->tuple[np.ndarray,np.ndarray]: # for each volume the largest Dice with any in the bank, and its number in the bank
+    "The most similar volume in a bank."
+    flat = lambda v: (torch.as_tensor(v) > 0).reshape(-1).numpy()
+    bone = [np.flatnonzero(flat(v)) for v in volumes]
+    best, who = np.full(len(bone), -1.), np.full(len(bone), -1)
+    for j, b in enumerate(bank):
+        b = flat(b); n = np.count_nonzero(b)
+        score = np.array([2*np.count_nonzero(b[i])/max(len(i) + n, 1) for i in bone])
+        best, who = np.maximum(best, score), np.where(score > best, j, who)
+    if (who < 0).any(): raise InputError("There is nothing to compare with: the bank is empty.")
+    return best, who
 
 # %% ../nbs/03_volume.ipynb #56e81921
 def _pieces(volume):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BOX', 'PRESETS', 'InputError', 'nearest', 'Grid', 'paper_grid', 'lps_to_canonical', 'canonical_to_lps', 'to_mesh',
            'Preset', 'preset', 'parse_overrides', 'check_params', 'seed_everything', 'device', 'autocast',
-           'fingerprint', 'atomic', 'write_json', 'read_json', 'project_root', 'resolve', 'Run', 'require_disk']
+           'fingerprint', 'atomic', 'write_json', 'read_json', 'project_root', 'resolve', 'Run', 'environment',
+           'require_disk']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
 import hashlib, json, os, random, shutil, socket
@@ -125,7 +126,7 @@ def to_mesh(
     points = (points - 0.5)*np.array(grid.spacing) + np.array(grid.origin)
     return trimesh.Trimesh(points, faces, process=False)
 
-# %% ../nbs/00_core.ipynb #0e3c425b
+# %% ../nbs/00_core.ipynb #9d5d67a2
 @dataclass(frozen=True)
 class Preset:
     "Sizes, budgets and learning rates of one experiment."
@@ -139,12 +140,17 @@ class Preset:
     n_hiddens: int = 16         # channels at the input resolution
     n_codes: int = 16384        # codebook size
     code_dim: int = 8           # channels k of the latent
+    code_decay: float = 0.99    # of the codebook's running means
+    restart_from: str = "any"   # where unused codes restart: "any" latent, or those of the "foreground"
+    padding_mode: str = "replicate" # of the autoencoder's convolutions; "zeros" is faster
+    bone_weight: float = 1.0    # of errors in bone when training starts; falls to 1, the paper's loss, at 60 % of the steps
     ae_steps: int = 150_000     # optimiser steps
     ae_batch: int = 1
     ae_lr: float = 1e-4
     # denoiser
     base: int = 64              # channels of the first level
     mults: tuple[int,...] = (1, 2, 4, 8) # channels of level j: base * mults[j]
+    heads: int = 8              # of every attention
     kernel_depth: int = 3       # 3: 3x3x3 kernels as the paper prints; 1: (1,3,3) as in Khader's code
     flow_steps: int = 200_000
     flow_batch: int = 1
@@ -170,6 +176,8 @@ class Preset:
             if isinstance(v, (int, float)) and not 0 < v < float("inf"): raise InputError(f"Preset field {f.name!r} should be positive, got {v!r}.")
             object.__setattr__(self, f.name, v)
         if len(self.in_shape) != 3: raise InputError(f"Preset field 'in_shape' needs three sizes, got {self.in_shape}.")
+        for k, known in dict(restart_from=("any", "foreground"), padding_mode=("replicate", "zeros")).items():
+            if getattr(self, k) not in known: raise InputError(f"Preset field {k!r} should be one of {known}, got {getattr(self, k)!r}.")
         if self.precision not in ("bf16", "fp32"): raise InputError(f"Preset field 'precision' should be 'bf16' or 'fp32', got {self.precision!r}.")
 
     @property
@@ -179,14 +187,14 @@ class Preset:
 
     def to_dict(self)->dict: return asdict(self)
 
-# %% ../nbs/00_core.ipynb #e40806df
+# %% ../nbs/00_core.ipynb #88f4093d
 PRESETS = {p.name: p for p in [
     Preset("smoke", spacing=5.1, in_shape=(24,20,28), n_train=10, n_test=5, n_hiddens=4, n_codes=32, code_dim=4,
-           ae_steps=6, ae_batch=2, ae_lr=1e-3, base=8, mults=(1,2), flow_steps=6, flow_batch=4, flow_lr=1e-3,
+           ae_steps=6, ae_batch=2, ae_lr=1e-3, base=8, mults=(1,2), heads=2, flow_steps=6, flow_batch=4, flow_lr=1e-3,
            n_steps=3, n_samples=5, precision="fp32"),
-    Preset("small", spacing=2.04, in_shape=(60,48,68), n_train=160, n_test=40, n_hiddens=8, n_codes=512, code_dim=8,
-           ae_steps=900, ae_batch=2, ae_lr=2e-3, base=48, mults=(1,2,4), flow_steps=1500, flow_batch=8, flow_lr=6e-4,
-           n_steps=30, n_samples=16),
+    Preset("small", spacing=2.04, in_shape=(60,48,68), n_train=160, n_test=40, n_hiddens=8, n_codes=1024, code_decay=0.95,
+           restart_from="foreground", padding_mode="zeros", bone_weight=4., ae_steps=1200, ae_lr=2e-3,
+           base=32, mults=(1,2,4), heads=4, flow_steps=600, flow_batch=8, flow_lr=8e-4, n_steps=25),
     Preset("half", spacing=1.02, in_shape=(192,148,216), n_train=726, n_test=182, n_hiddens=16, n_codes=4096,
            ae_steps=20_000, ae_batch=1, ae_lr=3e-4, base=64, mults=(1,2,4,8), flow_steps=40_000, flow_batch=4, flow_lr=1e-4,
            n_steps=50, n_samples=16),
@@ -329,7 +337,7 @@ def resolve(
     p = Path(path).expanduser()
     return p if p.is_absolute() else project_root()/p
 
-# %% ../nbs/00_core.ipynb #857ccb70
+# %% ../nbs/00_core.ipynb #49e20a47
 def _alive(pid:int)->bool:
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
@@ -344,13 +352,17 @@ class Run:
     ):
         self.path, self.config = Path(out_dir), json.loads(json.dumps(config, default=str))
         file = self.path/"config.json"
-        if file.exists(): self._compare(read_json(file), self.config, f"{self.path} already holds a run of another configuration")
+        if file.exists() and self.has_results(): self._compare(read_json(file), self.config, f"{self.path} already holds a run of another configuration")
         elif self.path.is_file(): raise InputError(f"out_dir {self.path} is a file; give a folder.")
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(self.path.iterdir()) and not file.exists():
             raise InputError(f"out_dir {self.path} exists and holds other files but no run; give an empty or a new folder.")
         else:
             try: write_json(file, self.config)
             except OSError as e: raise InputError(f"Cannot write to out_dir {self.path} ({e.strerror}); give a folder you may write to.") from e
+
+    def has_results(self)->bool:
+        "Whether any stage, or part of one, is there to be lost; a run that was refused at its start is not."
+        return any((p/f).exists() for p in self.path.iterdir() for f in ("stage.json", "dataset.json"))
 
     def _compare(self, old:dict, new:dict, what:str):
         flat = lambda d, pre="": {k2: v2 for k, v in d.items() for k2, v2 in (flat(v, f"{pre}{k}.").items() if isinstance(v, dict) else {f"{pre}{k}": v}.items())}
@@ -397,6 +409,20 @@ class Run:
             with os.fdopen(fd, "w") as f: f.write(me)
             yield
         finally: file.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #b603e2d2
+def environment(
+    device:torch.device, # where the run computes
+)->dict:
+    "Versions and hardware that a run used; written beside its results."
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+    def of(name):
+        try: return version(name)
+        except PackageNotFoundError: return None
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return dict(skeletal_fm=of("skeletal_fm"), torch=torch.__version__, numpy=np.__version__, python=platform.python_version(),
+                system=f"{platform.system()} {platform.machine()}", device=str(device), gpu=gpu, threads=torch.get_num_threads())
 
 # %% ../nbs/00_core.ipynb #7ad36ec3
 def require_disk(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['STREAMS', 'stream_seed', 'stream_generator', 'Shuffle', 'cosine_lr', 'usual_lr', 'EMA', 'write_tensors', 'read_meta',
            'read_tensors', 'save_model', 'load_model', 'Checkpoint', 'Step', 'Log', 'to_device', 'progress_bar',
-           'check_finite', 'fit', 'Volumes', 'train_autoencoder', 'reconstruct', 'Latents', 'load_latents',
-           'encode_latents', 'train_denoiser', 'generated', 'generate', 'seconds_per_step', 'estimate']
+           'check_finite', 'fit', 'Volumes', 'vqvae_options', 'unet_options', 'train_autoencoder', 'reconstruct',
+           'Latents', 'load_latents', 'encode_latents', 'train_denoiser', 'generated', 'generate', 'seconds_per_step',
+           'estimate']
 
 # %% ../nbs/09_train.ipynb #05ed9784
 import copy, json, math, os, sys, time
@@ -362,7 +363,16 @@ def _fresh(build:Callable, seed:int, device)->nn.Module:
         torch.manual_seed(stream_seed(seed, 0, "start"))
         return build().to(device)
 
-# %% ../nbs/09_train.ipynb #b14cef63
+# %% ../nbs/09_train.ipynb #7df817c1
+def vqvae_options(preset:Preset)->dict:
+    "What a preset says about the autoencoder."
+    return {k: getattr(preset, k) for k in ("n_hiddens", "n_codes", "code_dim", "restart_from", "padding_mode")} | dict(decay=preset.code_decay)
+
+def unet_options(preset:Preset)->dict:
+    "What a preset says about the denoiser."
+    return {k: getattr(preset, k) for k in ("base", "mults", "heads", "kernel_depth")}
+
+# %% ../nbs/09_train.ipynb #ad848948
 def train_autoencoder(
     dataset,              # a `SkullDataset` or anything like it: volumes `[1,D,H,W]` in [-1,1] on `dataset.grid`
     preset:Preset,        # `ae_steps`, `ae_batch`, `ae_lr`, widths, codes, precision
@@ -374,24 +384,26 @@ def train_autoencoder(
     checkpoint:Checkpoint=None, # default: in `folder`, every half minute
     after_step:Sequence[Callable]=(), # further hooks of `fit`
     progress:str="autoencoder", # "" shows no bar
-    **options,            # of `VQVAE`: restart_from, checkpointing, ...
+    **options,            # of `VQVAE`: checkpointing, norm_groups, ...
 )->VQVAE: # in eval mode
     "Train the VQ-VAE, or read the finished one in `folder`."
     folder, done = Path(folder), Path(folder)/"autoencoder.safetensors"
     if done.exists(): return load_model(done, VQVAE, device)
-    vqvae = _fresh(lambda: VQVAE(in_shape or getattr(dataset, "in_shape", preset.in_shape), dataset.grid.shape, n_hiddens=preset.n_hiddens, n_codes=preset.n_codes, code_dim=preset.code_dim, **options), seed, device)
+    vqvae = _fresh(lambda: VQVAE(in_shape or getattr(dataset, "in_shape", preset.in_shape), dataset.grid.shape, **vqvae_options(preset), **options), seed, device)
     volumes, shuffle = Volumes(dataset), Shuffle(len(dataset), preset.ae_batch, seed)
+    bone_weight = lambda step: 1 + (preset.bone_weight - 1)*max(0., 1 - step/(.6*preset.ae_steps))
 
     def loss_fn(batch, generator):
-        target = batch.float()*2 - 1
+        volume, weight = batch
+        target = volume.float()*2 - 1
         out = vqvae(downsample(target, vqvae.in_shape), generator)
-        loss = reconstruction_loss(out, target)
+        loss = reconstruction_loss(out, target, bone_weight=weight.item())
         with torch.no_grad(): error = reconstruction_error(out.recon, target)
         return loss, dict(error=error, commitment=out.commitment, perplexity=out.perplexity, codes_used=out.n_used)
 
     opt = torch.optim.Adam(vqvae.parameters(), preset.ae_lr, betas=(.5, .9))
     checkpoint = checkpoint or Checkpoint(folder)
-    fit(vqvae, loss_fn, opt, lambda step: volumes(shuffle.at(step)), preset.ae_steps, seed=seed, lr_at=usual_lr(preset.ae_lr, preset.ae_steps), clip=1.,
+    fit(vqvae, loss_fn, opt, lambda step: (volumes(shuffle.at(step)), torch.tensor(bone_weight(step))), preset.ae_steps, seed=seed, lr_at=usual_lr(preset.ae_lr, preset.ae_steps), clip=1.,
         precision=preset.precision, checkpoint=checkpoint, after_step=[Log(folder), *after_step], progress=progress)
     save_model(done, vqvae, seed=seed, steps=preset.ae_steps, data=dataset.fingerprint)
     checkpoint.delete()
@@ -456,7 +468,7 @@ def encode_latents(
     write_tensors(path, dict(x0=torch.stack(x0), quality_scores=scores), dict(ids=list(map(str, dataset.ids)), source=source))
     return load_latents(folder)
 
-# %% ../nbs/09_train.ipynb #044ed087
+# %% ../nbs/09_train.ipynb #6f6b6e2e
 def train_denoiser(
     latents:Latents,
     objective,            # `OTFM()` or `DDPM()`
@@ -468,12 +480,12 @@ def train_denoiser(
     checkpoint:Checkpoint=None, # default: in `folder`, every half minute
     after_step:Sequence[Callable]=(), # further hooks of `fit`
     progress:str="denoiser", # "" shows no bar
-    **options,            # of `UNet`: checkpointing, heads, ...
+    **options,            # of `UNet`: checkpointing, ...
 )->UNet: # averaged weights, in eval mode
     "Train the U-Net for an objective, or read the finished one in `folder`."
     folder, done = Path(folder), Path(folder)/"denoiser.safetensors"
     if done.exists(): return load_model(done, UNet, device)
-    unet = _fresh(lambda: UNet(latents.x0.shape[1], base=preset.base, mults=preset.mults, kernel_depth=preset.kernel_depth, **options), seed, device)
+    unet = _fresh(lambda: UNet(latents.x0.shape[1], **unet_options(preset), **options), seed, device)
     shuffle = Shuffle(len(latents), preset.flow_batch, seed)
 
     def batch_at(step):
@@ -523,7 +535,7 @@ def generate(unet:UNet, vqvae:VQVAE, objective, quality_scores:Sequence[int], n_
     "All volumes of `generated` in one tensor."
     return torch.stack(list(generated(unet, vqvae, objective, quality_scores, n_steps, **options)))
 
-# %% ../nbs/09_train.ipynb #14bd916b
+# %% ../nbs/09_train.ipynb #3d229540
 def seconds_per_step(
     loss:Callable,     # makes a scalar with a graph
     device:torch.device,
@@ -555,8 +567,8 @@ def estimate(
         size = lambda shape: tuple(max(4, int(k/shrink)) for k in shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            vqvae = VQVAE(size(preset.in_shape), size(preset.grid.shape), n_hiddens=preset.n_hiddens, n_codes=preset.n_codes, code_dim=preset.code_dim).to(device)
-            unet = UNet(preset.code_dim, base=preset.base, mults=preset.mults, kernel_depth=preset.kernel_depth).to(device)
+            vqvae = VQVAE(size(preset.in_shape), size(preset.grid.shape), **vqvae_options(preset)).to(device)
+            unet = UNet(preset.code_dim, **unet_options(preset)).to(device)
             volume = torch.ones(preset.ae_batch, 1, *vqvae.out_shape, device=device)
             latent, i = torch.randn(preset.flow_batch, preset.code_dim, *vqvae.latent_shape, device=device), torch.zeros(preset.flow_batch, device=device)
             def ae_loss():
@@ -571,7 +583,7 @@ def estimate(
         skull = time.perf_counter() - began
     per_sample = preset.n_steps*flow/preset.flow_batch/3 + ae/preset.ae_batch/3          # a forward pass is a third of a step
     size = " x ".join(map(str, preset.in_shape))
-    plan = [("data", f"{n} phantom skulls" if phantom else "read, voxelise and store the files", n*skull),
+    plan = [("data", f"{n} phantom skulls" if phantom else "read, voxelise and store the files", n*skull/(os.cpu_count() or 1)),
             ("autoencoder", "taken from another run" if reuse else f"{preset.ae_steps} steps of {preset.ae_batch} at {size}", 0. if reuse else preset.ae_steps*ae),
             ("latents", "encode the training skulls once", preset.n_train*ae/preset.ae_batch/6),
             ("denoiser", f"{preset.flow_steps} steps of {preset.flow_batch}", preset.flow_steps*flow),

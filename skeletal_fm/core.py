@@ -126,7 +126,7 @@ def to_mesh(
     points = (points - 0.5)*np.array(grid.spacing) + np.array(grid.origin)
     return trimesh.Trimesh(points, faces, process=False)
 
-# %% ../nbs/00_core.ipynb #9d5d67a2
+# %% ../nbs/00_core.ipynb #de7e3d46
 @dataclass(frozen=True)
 class Preset:
     "Sizes, budgets and learning rates of one experiment."
@@ -143,6 +143,7 @@ class Preset:
     code_decay: float = 0.99    # of the codebook's running means
     restart_from: str = "any"   # where unused codes restart: "any" latent, or those of the "foreground"
     padding_mode: str = "replicate" # of the autoencoder's convolutions; "zeros" is faster
+    latent_scaling: str = "minmax" # of the generator's latents: "minmax" as in the paper, or "standard"
     bone_weight: float = 1.0    # of errors in bone when training starts; falls to 1, the paper's loss, at 60 % of the steps
     ae_steps: int = 150_000     # optimiser steps
     ae_batch: int = 1
@@ -176,7 +177,7 @@ class Preset:
             if isinstance(v, (int, float)) and not 0 < v < float("inf"): raise InputError(f"Preset field {f.name!r} should be positive, got {v!r}.")
             object.__setattr__(self, f.name, v)
         if len(self.in_shape) != 3: raise InputError(f"Preset field 'in_shape' needs three sizes, got {self.in_shape}.")
-        for k, known in dict(restart_from=("any", "foreground"), padding_mode=("replicate", "zeros")).items():
+        for k, known in dict(restart_from=("any", "foreground"), padding_mode=("replicate", "zeros"), latent_scaling=("minmax", "standard")).items():
             if getattr(self, k) not in known: raise InputError(f"Preset field {k!r} should be one of {known}, got {getattr(self, k)!r}.")
         if self.precision not in ("bf16", "fp32"): raise InputError(f"Preset field 'precision' should be 'bf16' or 'fp32', got {self.precision!r}.")
 
@@ -187,13 +188,13 @@ class Preset:
 
     def to_dict(self)->dict: return asdict(self)
 
-# %% ../nbs/00_core.ipynb #88f4093d
+# %% ../nbs/00_core.ipynb #e4adcd2d
 PRESETS = {p.name: p for p in [
     Preset("smoke", spacing=5.1, in_shape=(24,20,28), n_train=10, n_test=5, n_hiddens=4, n_codes=32, code_dim=4,
            ae_steps=6, ae_batch=2, ae_lr=1e-3, base=8, mults=(1,2), heads=2, flow_steps=6, flow_batch=4, flow_lr=1e-3,
            n_steps=3, n_samples=5, precision="fp32"),
     Preset("small", spacing=2.04, in_shape=(60,48,68), n_train=160, n_test=40, n_hiddens=8, n_codes=1024, code_decay=0.95,
-           restart_from="foreground", padding_mode="zeros", bone_weight=4., ae_steps=1200, ae_lr=2e-3,
+           restart_from="foreground", padding_mode="zeros", latent_scaling="standard", bone_weight=4., ae_steps=1200, ae_lr=2e-3,
            base=32, mults=(1,2,4), heads=4, flow_steps=600, flow_batch=8, flow_lr=8e-4, n_steps=25),
     Preset("half", spacing=1.02, in_shape=(192,148,216), n_train=726, n_test=182, n_hiddens=16, n_codes=4096,
            ae_steps=20_000, ae_batch=1, ae_lr=3e-4, base=64, mults=(1,2,4,8), flow_steps=40_000, flow_batch=4, flow_lr=1e-4,

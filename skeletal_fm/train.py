@@ -363,10 +363,10 @@ def _fresh(build:Callable, seed:int, device)->nn.Module:
         torch.manual_seed(stream_seed(seed, 0, "start"))
         return build().to(device)
 
-# %% ../nbs/09_train.ipynb #7df817c1
+# %% ../nbs/09_train.ipynb #79356ec8
 def vqvae_options(preset:Preset)->dict:
     "What a preset says about the autoencoder."
-    return {k: getattr(preset, k) for k in ("n_hiddens", "n_codes", "code_dim", "restart_from", "padding_mode")} | dict(decay=preset.code_decay)
+    return {k: getattr(preset, k) for k in ("n_hiddens", "n_codes", "code_dim", "restart_from", "padding_mode", "latent_scaling")} | dict(decay=preset.code_decay)
 
 def unet_options(preset:Preset)->dict:
     "What a preset says about the denoiser."

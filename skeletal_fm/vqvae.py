@@ -258,7 +258,7 @@ class VQOutput:
     perplexity:Tensor # codes in even use, 1 to K
     n_used:Tensor     # different codes in this batch
 
-# %% ../nbs/05_vqvae.ipynb #d0780d8e
+# %% ../nbs/05_vqvae.ipynb #76d969b6
 class VQVAE(nn.Module):
     "The skull autoencoder: volumes to latents on a grid `factor` times smaller, and back at full resolution."
     def __init__(self,
@@ -273,9 +273,12 @@ class VQVAE(nn.Module):
         decay:float=.99,              # of the codebook's running means
         restart_below:float=1.,       # see `Codebook`
         restart_from:str="any",       # see `Codebook`
+        latent_scaling:str="minmax",  # of `to_latent`: "minmax" as in the paper, or "standard"
         checkpointing:bool=False,     # recompute residual blocks in the backward pass
     ):
         super().__init__()
+        if latent_scaling not in ("minmax", "standard"): raise InputError(f"latent_scaling should be 'minmax' or 'standard', not {latent_scaling!r}.")
+        self.latent_scaling = latent_scaling
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape or in_shape)
         self.config.update(in_shape=list(self.in_shape), out_shape=list(self.out_shape))
@@ -331,21 +334,32 @@ class VQVAE(nn.Module):
         "Smallest and largest number in the codebook."
         return self.codebook.codes.min(), self.codebook.codes.max()
 
+    @property
+    def scaling(self)->tuple[Tensor,Tensor]:
+        "Centre and unit of the generator's latents, as numbers (minmax) or `[k,1,1,1]` (standard)."
+        if self.latent_scaling == "minmax":
+            lo, hi = self.extremes
+            return (hi + lo)/2, (hi - lo)/2
+        codes, share = self.codebook.codes, (self.codebook.counts/self.codebook.counts.sum().clamp_min(1e-9))[:,None]
+        centre = (share*codes).sum(0)
+        unit = (share*(codes - centre)**2).sum(0).sqrt().clamp_min(1e-4)
+        return centre.view(-1, 1, 1, 1), unit.view(-1, 1, 1, 1)
+
     @torch.no_grad()
     def to_latent(self,
         x:Tensor, # volume `[B,1,*in_shape]` in [−1,1]
-    )->Tensor: # `x0` `[B,k,*latent_shape]`, about [−1,1]
-        "What the generator learns from: latents, scaled by the range of the codebook."
-        lo, hi = self.extremes
-        return (self.encode(x) - lo)/(hi - lo)*2 - 1
+    )->Tensor: # `x0` `[B,k,*latent_shape]`, of about one
+        "What the generator learns from: latents, scaled by the codebook."
+        centre, unit = self.scaling
+        return (self.encode(x) - centre)/unit
 
     @torch.no_grad()
     def from_latent(self,
-        x0:Tensor, # generated latents `[B,k,*latent_shape]`, about [−1,1]
+        x0:Tensor, # generated latents `[B,k,*latent_shape]`, as of `to_latent`
     )->Tensor: # volume `[B,1,*out_shape]`
         "Volume of generated latents: unscale, nearest code, decode."
-        lo, hi = self.extremes
-        z = (x0.float() + 1)/2*(hi - lo) + lo
+        centre, unit = self.scaling
+        z = x0.float()*unit + centre
         codes = nearest_code(z.movedim(1, -1).reshape(-1, z.shape[1]), self.codebook.codes, self.codebook.chunk)
         return self.decode(self.codebook.codes[codes].view(z.movedim(1, -1).shape).movedim(-1, 1))
 

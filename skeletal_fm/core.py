@@ -188,14 +188,14 @@ class Preset:
 
     def to_dict(self)->dict: return asdict(self)
 
-# %% ../nbs/00_core.ipynb #e4adcd2d
+# %% ../nbs/00_core.ipynb #e83cf658
 PRESETS = {p.name: p for p in [
     Preset("smoke", spacing=5.1, in_shape=(24,20,28), n_train=10, n_test=5, n_hiddens=4, n_codes=32, code_dim=4,
            ae_steps=6, ae_batch=2, ae_lr=1e-3, base=8, mults=(1,2), heads=2, flow_steps=6, flow_batch=4, flow_lr=1e-3,
            n_steps=3, n_samples=5, precision="fp32"),
     Preset("small", spacing=2.04, in_shape=(60,48,68), n_train=160, n_test=40, n_hiddens=8, n_codes=1024, code_decay=0.95,
-           restart_from="foreground", padding_mode="zeros", latent_scaling="standard", bone_weight=4., ae_steps=1200, ae_lr=2e-3,
-           base=32, mults=(1,2,4), heads=4, flow_steps=600, flow_batch=8, flow_lr=8e-4, n_steps=25),
+           restart_from="foreground", padding_mode="zeros", latent_scaling="standard", bone_weight=4., ae_steps=1100, ae_lr=2e-3,
+           base=32, mults=(1,2,4), heads=3, flow_steps=1000, flow_batch=4, flow_lr=8e-4, n_steps=20),
     Preset("half", spacing=1.02, in_shape=(192,148,216), n_train=726, n_test=182, n_hiddens=16, n_codes=4096,
            ae_steps=20_000, ae_batch=1, ae_lr=3e-4, base=64, mults=(1,2,4,8), flow_steps=40_000, flow_batch=4, flow_lr=1e-4,
            n_steps=50, n_samples=16),

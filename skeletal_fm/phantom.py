@@ -203,7 +203,7 @@ def midline(
     opc = gl + p.GOL*(back - gl)/math.hypot(*(back - gl))
     return dict(basion=ba, nasion=na, bregma=br, opisthion=op, lambda_=la, prosthion=pr, glabella=gl, frontal_bulge=fr, parietal_bulge=pa, occipital_bulge=oc, opisthocranion=opc)
 
-# %% ../nbs/01_phantom.ipynb #48ca68c8
+# %% ../nbs/01_phantom.ipynb #b6d4b8e8
 MIDLINE = dict(glabella=(84.8,25.), nasion=(82.8,13.), frontal_bulge=(71.6,66.9), bregma=(13.6,97.7), parietal_bulge=(-48.3,93.6), lambda_=(-85.5,49.),
                opisthocranion=(-93.8,17.), occipital_bulge=(-88.2,-5.2), opisthion=(-40.6,-35.4), basion=(-5.,-32.7), prosthion=(90.5,-52.3))
 LATERAL = { # name: ((AP, LR, SI) of the left point, the measurement that is its breadth)
@@ -217,9 +217,9 @@ LATERAL = { # name: ((AP, LR, SI) of the left point, the measurement that is its
     "coronoid": ((34,45,-20), "ZYB"), "gonion": ((9,47.5,-74.5), "bigonial"), "ramus_front": ((37,45,-48), "bigonial"), "ramus_back": ((4.6,47,-48), "bigonial"), "body": ((42,38,-90), "bigonial"), "lower_arch": ((54,27,-68), "MAB")}
 LOWER_MIDLINE = dict(infradentale=(86.5,-72.), pogonion=(80.5,-94.), gnathion=(76.,-101.5), palate_back=(43.,-36.), sella=(15.,4.))
 
-FRONT = np.array([(84.8,0,25),(83.2,0,31),(81.8,0,37)]) # the mean profile in front and
-BACK = np.array([(-79.5,0,-17),(-87.8,0,-9.5),(-85.5,0,49),(-88.8,0,41),(-91.5,0,33),(-93.2,0,25),(-93.8,0,17),(-92.8,0,8),(-91.,0,0),(-89.3,0,-5.5)]) # behind
-ARCH = np.array([(48,62.2,-21),(43,64.3,-21),(38,65.2,-20),(33,65.3,-19.5),(28,65.1,-18.8),(22,64.6,-17),(17,64.2,-15.5)]) # outer side of the arch
+FRONT = np.array([(85.,0,23),(85.2,0,25),(84.7,0,28),(83.5,0,31),(82.1,0,34),(81.6,0,37)])   # surface of the mean skull: brow,
+BACK = np.array([(-88.9,0,-11),(-89.8,0,-8),(-90.6,0,-4),(-91.4,0,0),(-92.8,0,8),(-93.7,0,17),(-93.1,0,25),(-91.4,0,33),(-88.8,0,41),(-85.5,0,49),(-82.6,0,55)])   # back of the head,
+ARCH = np.array([(48,62.2,-21),(43,63.6,-21),(38,64.9,-20),(33,65.,-19.5),(28,65.1,-18.8),(22,64.6,-17),(17,64.8,-16)]) # outer side of the zygomatic arch
 
 def _plane_map(src, dst, width=38.): # smooth map of the midplane that carries src to dst
     n = len(src); A = np.c_[src, np.ones(n)]
@@ -294,7 +294,7 @@ def landmarks(
         for k in ("zygion", "arch_root"): out[k] = out[k] - [0, wide, 0]
     return out
 
-# %% ../nbs/01_phantom.ipynb #68d011bc
+# %% ../nbs/01_phantom.ipynb #bd84d837
 def _gonial_angle(L):
     a, b = L["condyle"] - L["gonion"], L["gnathion"] - L["gonion"]; a, b = a[[0,2]], b[[0,2]]
     return math.degrees(math.acos(a@b/np.linalg.norm(a)/np.linalg.norm(b)))
@@ -305,6 +305,7 @@ def possible(
     if p.AUB > p.XCB - 2 or p.OBB < (p.EKB - p.DKB)/2 or p.NLH > p.NPH - 6 or p.XFB > p.XCB - 5 or p.EKB > p.ZYB - 10: return False
     if not 5 <= p.ZYB - p.bicondylar <= 24 or p.JUB > p.ZYB - 4 or p.bigonial > p.bicondylar + 2: return False
     L = _placed(p)
+    if math.dist(L["glabella"], L["lambda_"]) > p.GOL: return False
     if not all(np.isfinite(v).all() for v in L.values()): return False
     if not 106 < _gonial_angle(L) < 143 or L["gnathion"][2] > -90 or L["gonion"][2] < L["gnathion"][2] + 10: return False
     A = np.array(list(L.values()))
@@ -530,7 +531,7 @@ def slab(
     ys = [p0 + p1*a + p2*b for a, b in P]
     return Piece(f, [P[:,0].min(), min(ys) - half*tall, P[:,1].min()], [P[:,0].max(), max(ys) + half*tall, P[:,1].max()])
 
-# %% ../nbs/01_phantom.ipynb #b9b5bad5
+# %% ../nbs/01_phantom.ipynb #1487d087
 CENTRE = (-8., 0., 30.)
 OUTER = np.array([ # points of the outer surface: AP, LR, SI
     # midline, from the brow over the vault to the base and back
@@ -582,8 +583,8 @@ def braincase_table(
 )->Tensor: # `[4,N_AZIMUTH,N_SIDE]`: outer radius, its slope, inner radius, its slope
     "The braincase as radii over directions from `CENTRE`."
     value = np.log([t[1] if len(t) == 2 else thickness[t[1]]*t[2] for t in WALL])
-    wall, Ro = np.exp(_wall_basis()@value).clip(1.8, 20), _outer_radius()
-    co = _slope(Ro); Ri = Ro - wall/co.clip(.45)
+    wall, Ro = np.exp(_wall_basis()@value).clip(2.6, 20), _outer_radius()
+    co = _slope(Ro); Ri = Ro - wall/co.clip(.3)
     return torch.tensor(np.stack([Ro, co, Ri, _slope(Ri)]), dtype=torch.float32)
 def braincase(table:Tensor)->Piece: # from `braincase_table`
     "The shell between the outer and the inner surface."
@@ -658,7 +659,7 @@ def teeth(
         out.append(tooth(c, math.atan2(b[1]-a[1], b[0]-a[0]), width*size, depth*size, edge + crown if upper else edge - crown, edge, root*.8, tilt, taper))
     return out
 
-# %% ../nbs/01_phantom.ipynb #d4afbd14
+# %% ../nbs/01_phantom.ipynb #e4e6c184
 def mean_skull(
     p:SkullParameters, # only what is not a matter of the warp: thickness, brow, size of teeth, holes, neck
 )->list: # (group, "add" or "cut", rounding in mm, piece)
@@ -729,11 +730,11 @@ def mean_skull(
     add("upper", 1., *teeth(UPPER, p.tooth_size)); add("lower", 1., *teeth(LOWER, p.tooth_size))
     # lower jaw
     M = "mandible"
-    add(M, 0, fence([(71.6,0),(71.2,7),(69.2,15),(63.5,22.5),(54,29),(42,35),(30,39.4),(20,41.6),(13,42.4)], [-100.2,-100,-98.8,-96.2,-93.2,-89.5,-85.3,-81,-76.5], [-84,-84,-83,-81,-79,-77,-74,-70,-66], [6.7,6.5,6.2,5.9,5.8,5.5,5.,4.4,3.8]))
+    add(M, 0, fence([(71.6,0),(71.2,7),(69.2,15),(63.5,22.5),(54,29),(42,35),(30,39.2),(20,41.2),(13,42.)], [-100.2,-100,-98.8,-96.2,-93.2,-89.5,-85.3,-81,-76.5], [-84,-84,-83,-81,-79,-77,-74,-70,-66], [6.7,6.5,6.2,5.9,5.8,5.5,5.,4.4,3.8]))
     add(M, 8, fence([(83.6,0),(82.7,5.2),(79.5,11.4),(74.7,16.6),(68.8,20.6),(60.4,23.8),(50,27.2),(40.5,30.5),(33,36)], [-90,-90,-90,-90,-89,-88,-86,-83,-80], [-69.6,-69.6,-69.8,-69.2,-68.4,-67.2,-66,-64,-63], [4.6,4.6,4.6,4.7,4.8,5.4,5.4,5.2,4.4]))
     add(M, 6, tube([(74.4,0,-87),(74.6,0,-94)], [4.6,4.8]), tube([(72.4,0,-94.8),(71,9,-95.8)], [5.,4.8]))
     ramus = [(3.5,-26),(4.6,-40),(4.8,-52),(5.2,-64),(8.6,-73.5),(17,-80),(31,-85),(44,-84),(42,-70),(37.2,-56),(36,-44),(36.5,-32),(34.5,-21),(31.5,-23.5),(27,-32),(21,-35.5),(14.5,-32),(11,-25)]
-    add(M, 7, slab(ramus, (41.6,-.05,-.02), 3.4, 2.6))
+    add(M, 7, slab(ramus, (41.2,-.05,-.02), 3.4, 2.6))
     add(M, 5, tube([(8,48,-20.5),(7,46.2,-28),(6.5,44.,-40)], [4.6,4,3.2]))
     add(M, 3, ellipsoid((8,48,-20.4), (4.6,9.6,4.6), -12))
     add(M, 6, tube([(36,41.5,-50),(41,37.5,-66),(38,35,-72)], [3.2,4,4]))
@@ -929,7 +930,7 @@ def ct(
     if noise: out += np.random.default_rng(seed).normal(0, noise, out.shape).astype(np.float32)
     return out
 
-# %% ../nbs/01_phantom.ipynb #57a30768
+# %% ../nbs/01_phantom.ipynb #1436f7ef
 def measure(
     volume,    # bool `[D,H,W]`, bone; scans that end above a landmark give nan for what needs it
     grid:Grid, # where its voxels lie, canonical frame
@@ -970,19 +971,21 @@ def measure(
         if along.any(): out["BBH"] = float(np.hypot(dx, dz)[along].max() + s[2]/2 + .5)
     # face
     out["ZYB"] = rows(26, 60, -28.3, 0) if has(-30) else nan
-    out["bigonial"] = rows(-10, 26, -82, -68) if has(-80) else nan
+    angle = v[(X > -10) & (X < 22)][:,np.abs(Y) > 30].any((0, 1)) & (Z < -45) # lowest bone at the angle of the jaw
+    out["bigonial"] = rows(-10, 26, Z[angle][0] - 1, Z[angle][0] + 12) if has(-80) and angle.any() else nan
     i, k = np.nonzero(mid & (X > 45)[:,None] & (Z < -80)[None])
-    out["N-Gn"] = float(math.dist(na, (X[i[np.argmin(Z[k])]], Z[k].min() - s[2]/2)) - 1.6) if has(-80) and len(i) else nan
+    out["N-Gn"] = float(math.dist(na, (X[i[np.argmin(Z[k])]], Z[k].min() - s[2]/2)) - 2.) if has(-80) and len(i) else nan
     # openings, seen from the front
-    low = [j for j in range(len(Z)) if -50 < Z[j] < -43]
-    fx = max((profile(j) for j in low), default=nan) if has(-50) else nan      # front of the upper jaw
     out["NLB"] = nan
-    if fx > 50:
-        face = v[(X > fx - 9) & (X < fx + 12)].any(0); gaps = []
-        for k in np.nonzero((Z > -36) & (Z < -20))[0]:
-            right, left = np.nonzero(face[(Y < 0),k])[0], np.nonzero(face[(Y > 0),k])[0]
-            if len(right) and len(left): gaps.append(((Y > 0).argmax() + left[0] - right[-1] - 1)*s[1])
-        out["NLB"] = float(max(gaps) + .7) if gaps else nan
+    if has(-50):
+        front_of = np.array([profile(k) for k in range(len(Z))]); n = int(round(8/s[2]))   # going up the midline, the floor of the nose is where the profile falls back
+        floor = next((k for k in range(len(Z)) if -56 < Z[k] < -22 and front_of[k] < front_of[max(k-n, 0):k].max() - 7), None)
+        if floor is not None:
+            fx = np.median(front_of[max(floor-n, 0):floor]); face = v[(X > fx - 9) & (X < fx + 12)].any(0); gaps = []
+            for k in range(floor, min(floor + int(round(16/s[2])), len(Z))):
+                right, left = np.nonzero(face[Y < 0, k])[0], np.nonzero(face[Y > 0, k])[0]
+                if len(right) and len(left): gaps.append(((Y > 0).argmax() + left[0] - right[-1] - 1)*s[1])
+            if gaps: out["NLB"] = float(np.sort(gaps)[-3:].mean())
     out["OBH"] = out["EKB"] = nan
     if has(-20) and na[0] > 0:
         face = v[(X > na[0] - 9) & (X < na[0] + 12)].any(0); mz = na[1] - 9.5; heights = []

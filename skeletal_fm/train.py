@@ -535,19 +535,20 @@ def generate(unet:UNet, vqvae:VQVAE, objective, quality_scores:Sequence[int], n_
     "All volumes of `generated` in one tensor."
     return torch.stack(list(generated(unet, vqvae, objective, quality_scores, n_steps, **options)))
 
-# %% ../nbs/09_train.ipynb #3d229540
+# %% ../nbs/09_train.ipynb #c1e4dc39
 def seconds_per_step(
     loss:Callable,     # makes a scalar with a graph
     device:torch.device,
-    repeats:int=2,     # steps timed, after one that is not
+    repeats:int=4,     # steps timed, after one that is not
 )->float:
-    "Time of a forward and a backward pass."
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    "Time of a forward and a backward pass: the best of a few, so that a moment's load does not count."
+    wait, best = torch.cuda.synchronize if device.type == "cuda" else (lambda: None), math.inf
     for r in range(repeats+1):
-        if r == 1: wait(); began = time.perf_counter()
+        wait(); began = time.perf_counter()
         loss().backward()
-    wait()
-    return (time.perf_counter() - began)/repeats
+        wait()
+        if r: best = min(best, time.perf_counter() - began)
+    return best
 
 def estimate(
     preset:Preset,

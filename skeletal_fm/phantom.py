@@ -10,11 +10,12 @@ __all__ = ['MAIN', 'SECONDARY', 'THICKNESS', 'ASYMMETRY_SITES', 'MIDLINE', 'LATE
            'mean_landmarks', 'landmarks', 'possible', 'draw_measurements', 'sample_parameters', 'warp_table',
            'asymmetry_table', 'ToMean', 'smooth_min', 'smooth_max', 'Piece', 'ellipsoid', 'tube', 'plates', 'fence',
            'slab', 'braincase_table', 'braincase', 'orbit', 'orbit_entrance', 'occlusal', 'tooth', 'teeth',
-           'mean_skull', 'together', 'Sampler', 'occupancy', 'distance', 'skull', 'bone_extent',
+           'mean_skull', 'together', 'one_thread', 'Sampler', 'occupancy', 'distance', 'skull', 'bone_extent',
            'estimate_quality_score', 'ct', 'measure', 'asked', 'scaled_counts', 'population']
 
-# %% ../nbs/01_phantom.ipynb #267dcc55
+# %% ../nbs/01_phantom.ipynb #a78451ca
 import math, json
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, asdict
 from functools import lru_cache
 import numpy as np, torch
@@ -758,9 +759,16 @@ def together(
     if "neck" in F: skull = torch.minimum(skull, torch.maximum(F["neck"], 1. - F["cranium"]))
     return torch.minimum(torch.minimum(skull, F["mandible"]), torch.minimum(F["upper"], F["lower"]))
 
-# %% ../nbs/01_phantom.ipynb #3261b9d3
+# %% ../nbs/01_phantom.ipynb #08110e32
 STEEP = 2.6 # no field grows by more than this, mm per mm: flat ellipsoids up to about 2 near their rims, times the strain of the warp
 BRANCH = torch.stack(torch.meshgrid(*[torch.arange(4)]*3, indexing="ij"), -1).reshape(64, 3)
+
+@contextmanager
+def one_thread():
+    "The pieces are small: on a busy machine threads that wait for each other cost seconds."
+    n = torch.get_num_threads(); torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
 
 class Sampler:
     "Evaluates one skull on one grid, coarse blocks first. `leaf(index, field)` receives flat voxel indices and their field, mm."
@@ -811,7 +819,8 @@ class Sampler:
         "Sample the grid."
         b = self.sizes[-1]
         blocks = torch.stack(torch.meshgrid(*[torch.arange(0, int(n), b) for n in self.shape], indexing="ij"), -1).reshape(-1, 1, 3)
-        for part in torch.split(blocks, 65536): self.settle(part, len(self.sizes)-1, None)
+        with one_thread():
+            for part in torch.split(blocks, 65536): self.settle(part, len(self.sizes)-1, None)
     def settle(self, block, level, near):
         "Voxels are done; blocks of bone are filled, blocks at the surface opened."
         b = self.sizes[level]; f, matter = self.field(block, b, near); ok = self.inside(block)
@@ -889,8 +898,9 @@ def estimate_quality_score(
     if math.isnan(bottom): return 0
     return 6 if top < TOP else 1 + sum(bottom < b for b in BOTTOM)
 
-# %% ../nbs/01_phantom.ipynb #e7540bee
+# %% ../nbs/01_phantom.ipynb #0adf5d69
 @torch.no_grad()
+@one_thread()
 def ct(
     parameters:SkullParameters, # the skull
     spacing:float|None,         # mm

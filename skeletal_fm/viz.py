@@ -264,7 +264,7 @@ def _axes(n, n_cols, size, aspect=1., titled=False, dpi=80):
     "A figure with `n` axes in rows of `n_cols`, each `size` inches wide."
     n_cols = max(1, min(n_cols or n, n)); n_rows = -(-n//n_cols)
     fig = _picture()((size*n_cols, (size*aspect + .3*titled)*n_rows), dpi=dpi, layout="constrained")
-    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
+    fig.get_layout_engine().set(w_pad=.02, h_pad=.02 + .05*titled, wspace=.01, hspace=.01)
     axes = fig.subplots(n_rows, n_cols, squeeze=False).ravel()
     for ax in axes[n:]: ax.set_axis_off()
     return fig, axes[:n]

@@ -11,7 +11,7 @@ __all__ = ['MAIN', 'SECONDARY', 'THICKNESS', 'ASYMMETRY_SITES', 'MIDLINE', 'LATE
            'asymmetry_table', 'ToMean', 'smooth_min', 'smooth_max', 'Piece', 'ellipsoid', 'tube', 'plates', 'fence',
            'slab', 'braincase_table', 'braincase', 'orbit', 'orbit_entrance', 'occlusal', 'tooth', 'teeth',
            'mean_skull', 'together', 'one_thread', 'Sampler', 'occupancy', 'distance', 'skull', 'bone_extent',
-           'estimate_quality_score', 'ct', 'measure', 'asked', 'scaled_counts', 'population']
+           'score_of', 'estimate_quality_score', 'ct', 'measure', 'asked', 'scaled_counts', 'population']
 
 # %% ../nbs/01_phantom.ipynb #a78451ca
 import math, json
@@ -888,6 +888,12 @@ def bone_extent(
     z = np.nonzero(bone >= area)[0]
     if len(z) == 0: return float("nan"), float("nan")
     return grid.origin[2] + z[0]*grid.spacing[2], grid.origin[2] + (z[-1] + 1)*grid.spacing[2]
+def score_of(
+    bottom:float, # SI of the lower end, mm
+    top:float,    # of the upper end
+)->int: # 1 to 6
+    "The Quality Score of a scan that reaches from `bottom` to `top`."
+    return 6 if top < TOP else 1 + sum(bottom < b for b in BOTTOM)
 def estimate_quality_score(
     volume,    # `[D,H,W]` in the canonical frame, bone where above `level`
     grid:Grid, # where its voxels lie
@@ -895,8 +901,7 @@ def estimate_quality_score(
 )->int: # 1 to 6; 0 if there is no bone
     "Read the Quality Score back from a volume by the rule above."
     bottom, top = bone_extent(volume, grid, level)
-    if math.isnan(bottom): return 0
-    return 6 if top < TOP else 1 + sum(bottom < b for b in BOTTOM)
+    return 0 if math.isnan(bottom) else score_of(bottom, top)
 
 # %% ../nbs/01_phantom.ipynb #0adf5d69
 @torch.no_grad()

@@ -198,7 +198,7 @@ def _bare(bone, f, spacing, share=.05, reach=30.):
     skull = next((k for k in large if not cut(k)), large[0])
     return _keep(p, [k for k in large if p.voxels[k] >= share*p.voxels[skull] and p.gap(k, skull) <= reach and (k == skull or not cut(k))], bone.shape)
 
-# %% ../nbs/03_bone.ipynb #463b454b
+# %% ../nbs/03_bone.ipynb #a9569048
 def bone_steps(
     scan:Scan,               # CT in HU
     threshold:float=BONE_HU, # HU
@@ -221,14 +221,25 @@ def bone_steps(
         head, inside, tamed, bone = np.ones_like(dense), dense, dense, _bare(dense, f, scan.spacing)
     return dict(head=head, dense=dense, inside=inside, tamed=tamed, bone=bone)
 
+def _check_amount(scan, bone, least=1.)->None:
+    "Refuse less than `least` cm³ of bone; a jaw has some forty."
+    n = int(np.count_nonzero(bone)); cm3 = n*float(np.prod(scan.spacing))/1000
+    if n < 100 or cm3 < least:
+        remedy = "Draw the whole bone, and check the spacing in its header" if scan.kind == "mask" else "Check that it shows a head, and the spacing in its header; or lower the threshold"
+        raise InputError(f"{scan.path or 'the scan'} has only {n} voxel{'s' if n != 1 else ''} of bone ({cm3:.2g} cm3); a jaw has some 40 cm3. {remedy}.")
+
 def segment_bone(
     scan:Scan,                    # CT in HU, or mask
     threshold:float|None=None,    # HU; None is 250. Not used for a mask
 )->np.ndarray: # bool `[D,H,W]`
     "The skull's bone: cranium, mandible and vertebrae, without table, head holder, streaks and crumbs."
-    if scan.kind == "mask": return _keep(p := _Pieces(scan.volume, _factors(scan.spacing), scan.spacing), np.flatnonzero(p.voxels >= .01*p.voxels.max()), scan.volume.shape)
+    if scan.kind == "mask":
+        _check_amount(scan, scan.volume)
+        return _keep(p := _Pieces(scan.volume, _factors(scan.spacing), scan.spacing), np.flatnonzero(p.voxels >= .01*p.voxels.max()), scan.volume.shape)
     if scan.kind != "ct": raise InputError(f"Expected a CT or a mask, got kind {scan.kind!r}; read the file with read_ct.")
-    return bone_steps(scan, BONE_HU if threshold is None else threshold)["bone"]
+    bone = bone_steps(scan, BONE_HU if threshold is None else threshold)["bone"]
+    _check_amount(scan, bone)
+    return bone
 
 # %% ../nbs/03_bone.ipynb #c865dba4
 def _crop(scan, bone, margin=2):

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'Found', 'find_files', 'read_table', 'read_labels', 'write_table', 'split', 'check_manifest']
 
-# %% ../nbs/04_catalog.ipynb #1d7d9e03
-import os, re
+# %% ../nbs/04_catalog.ipynb #5b0d7265
+import csv, os, re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .core import InputError, atomic
+from .core import InputError, atomic, fingerprint
 from .dicom import find_studies, is_dicom
 from .scan import MESH_SUFFIXES, VOLUME_SUFFIXES, suffix
 
@@ -28,22 +28,37 @@ class Found:
     @property
     def path(self): return self.files[0] if len(self.files) == 1 else self.files
 
-# %% ../nbs/04_catalog.ipynb #c8cab7d7
-_PASSED = re.compile(r"^(\.|readme|licen[cs]e|copying|notice|citation|dicomdir$|labels\.csv$|reads\.csv$|thumbs\.db$)|\.(md|txt|mtl|raw|zraw|raw\.gz)$", re.I)   # the last four belong to another file
+# %% ../nbs/04_catalog.ipynb #893572e5
 _KNOWN = VOLUME_SUFFIXES + MESH_SUFFIXES
+_PASSED = re.compile(r"^(readme|licen[cs]e|copying|notice|citation|dicomdir$|labels\.csv$|reads\.csv$|thumbs\.db$)|\.(md|txt|mtl|raw|zraw|raw\.gz)$", re.I)   # the last four belong to another file
+_TORN = (".dcm", ".ima")
 
 def _stem(path): return path.name[:len(path.name) - len(suffix(path))] if suffix(path) else path.name
 def _safe(text): return re.sub(r"[^\w.+-]+", "_", text).strip("._") or "scan"
+def _text(path): return os.fsencode(path).decode("utf-8", "replace")     # names that are no Unicode can be shown, too
 
 def _unique(found):
     "Give every item an id of its own: its name, with its folder where that is not enough."
     names = [_safe(_stem(Path(f.name)) if len(f.files) == 1 else f.id) for f in found]
-    for f, n in zip(found, names): f.id = n if names.count(n) == 1 else _safe(f.name.replace(os.sep, "_"))
-    twice = sorted(f.name for f in found if sum(g.id.lower() == f.id.lower() for g in found) > 1)
-    if twice: raise InputError(f"Some files cannot be told apart by their names; rename them: {', '.join(twice[:4])}.")
+    lower = [n.lower() for n in names]
+    for f, n in zip(found, names): f.id = n if lower.count(n.lower()) == 1 else _safe(f.name.replace("/", "_"))
+    ids = [f.id.lower() for f in found]
+    for f in found:                                                       # still not unique, or too long for a file system
+        if ids.count(f.id.lower()) > 1 or len(f.id) > 80: f.id = f"{f.id[:72]}-{fingerprint(f.name)[:6]}"
     return found
 
-# %% ../nbs/04_catalog.ipynb #29bcf368
+def _walk(source):
+    "Every file below a folder, and what is no file as (path, reason)."
+    files, odd = [], []
+    for where, below, names in os.walk(source, onerror=lambda e: odd.append((Path(e.filename), f"cannot be opened ({e.strerror}); check its permissions"))):
+        below[:] = sorted(d for d in below if not d.startswith("."))
+        odd += [(Path(where)/d, "a folder, though named like a file") for d in below if suffix(d) in _KNOWN + _TORN]
+        for p in (Path(where)/n for n in sorted(names) if not n.startswith(".")):
+            if p.is_file(): files.append(p)
+            else: odd.append((p, "no file: a pipe, or a link that leads nowhere"))
+    return files, odd
+
+# %% ../nbs/04_catalog.ipynb #a21a7fbc
 def find_files(
     source, # folder
 )->tuple[list,list]: # the things found, as `Found`; and the unknown files as [(relative path, reason)]
@@ -51,25 +66,25 @@ def find_files(
     source = Path(source)
     if not source.exists(): raise InputError(f"There is no folder {source}; give 'phantom', or a folder with skulls ({', '.join(_KNOWN)}, DICOM).")
     if not source.is_dir(): raise InputError(f"{source} is a file; give the folder that holds it, with the other skulls.")
-    try:
-        os.listdir(source)
-        files = sorted(p for p in source.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.relative_to(source).parts))
+    try: os.listdir(source)
     except OSError as e: raise InputError(f"Cannot read the folder {source} ({e.strerror}); check its permissions.") from e
-    relative = lambda p: str(Path(p).relative_to(source))
-    files = [p for p in files if not _PASSED.search(p.name)]
+    relative = lambda p: _text(Path(p).relative_to(source)).replace(os.sep, "/")
+    files, odd = _walk(source)
+    files = [p for p in files if suffix(p) in _KNOWN or not _PASSED.search(p.name)]
     found = [Found("", [p], relative(p)) for p in files if suffix(p) in _KNOWN + (".zip",)]
     rest = [p for p in files if suffix(p) not in _KNOWN + (".zip",)]
-    dicom = {p for p in rest if is_dicom(p)}
-    for name, slices in (find_studies(source) if dicom else {}).items():
-        slices = [Path(p) for p in slices if Path(p) in dicom]
-        if slices: found.append(Found(name, slices, relative(os.path.commonpath([p.parent for p in slices]) if len(slices) > 1 else slices[0])))
+    taken = set()
+    for name, slices in (find_studies(source) if any(map(is_dicom, rest)) else {}).items():
+        slices = [Path(p) for p in slices]
+        taken.update(slices)
+        found.append(Found(name, slices, relative(os.path.commonpath([p.parent for p in slices]) if len(slices) > 1 else slices[0])))
     if not found:
-        what = f"only {', '.join(sorted({suffix(p) or p.name for p in files})[:8])}" if files else "no files"
+        what = f"only {', '.join(sorted({suffix(p) or _text(p.name) for p in files})[:8])}" if files else "no files"
         raise InputError(f"{source} holds {what}; expected DICOM studies, CT or mask volumes ({', '.join(VOLUME_SUFFIXES)}) or meshes ({', '.join(MESH_SUFFIXES)}).")
-    torn = (".dcm", ".ima")
-    return _unique(found), [(relative(p), "named like a DICOM file, but it is none: empty, damaged or cut off. Copy it again" if suffix(p) in torn else f"not a file known here ({', '.join(_KNOWN)}, DICOM)") for p in rest if p not in dicom]
+    return _unique(found), [(relative(p), why) for p, why in odd] + [
+        (relative(p), "named like a DICOM file, but it is none: empty, damaged or cut off. Copy it again" if suffix(p) in _TORN else f"not a file known here ({', '.join(_KNOWN)}, DICOM)") for p in rest if p not in taken]
 
-# %% ../nbs/04_catalog.ipynb #91c0b6c3
+# %% ../nbs/04_catalog.ipynb #086d0f91
 VERDICTS = ("accepted", "doubtful", "unsuitable")
 
 def read_table(
@@ -77,18 +92,20 @@ def read_table(
 )->pd.DataFrame: # text as it stands, without what nobody wrote: empty cells are ""
     "A table of labels, checked."
     try: table = pd.read_csv(file, dtype=str, skipinitialspace=True, keep_default_na=False, encoding="utf-8-sig", sep=None, engine="python")
-    except (OSError, ValueError, pd.errors.ParserError) as e: raise InputError(f"Cannot read the labels {file} ({e}); expected a CSV with the columns file and quality_score.") from e
+    except (OSError, ValueError, csv.Error) as e: raise InputError(f"Cannot read the labels {file} ({e}); expected a CSV in UTF-8 with the columns file and quality_score.") from e
+    table = table.fillna("")                                              # rows that end early
     table.columns = [c.strip().lower() for c in table.columns]
     if not {"file", "quality_score"} <= set(table): raise InputError(f"The labels {file} have the columns {', '.join(table)}; expected file and quality_score.")
     for i, row in table.iterrows():
         try: score = float(row["quality_score"] or 0)
         except ValueError: score = np.nan
         if score not in range(7): raise InputError(f"{file}: the quality score of {row['file']} is {row['quality_score']!r}; expected a whole number from 1 to 6, or 0 for unknown.")
-        if row.get("verdict", "") not in ("", "accepted", "unsuitable"): raise InputError(f"{file}: the verdict on {row['file']} is {row['verdict']!r}; expected 'accepted', 'unsuitable' or nothing.")
+        if row.get("verdict", "").strip().lower() not in ("", "accepted", "unsuitable"): raise InputError(f"{file}: the verdict on {row['file']} is {row['verdict']!r}; expected 'accepted', 'unsuitable' or nothing.")
     table["quality_score"] = [int(float(q or 0)) for q in table["quality_score"]]
+    if "verdict" in table: table["verdict"] = table["verdict"].str.strip().str.lower()
     return table
 
-# %% ../nbs/04_catalog.ipynb #44f778d8
+# %% ../nbs/04_catalog.ipynb #19da50c5
 def read_labels(
     labels, # CSV; None looks for labels.csv in `source`
     source, # folder
@@ -99,7 +116,7 @@ def read_labels(
     out = {f.id: dict(quality_score=0, units=None, patient=None, verdict=None) for f in found}
     if labels is None and not file.exists(): return out
     known = {}
-    for f in found: known.update({f.name.replace(os.sep, "/"): f.id, f.id: f.id})
+    for f in found: known.update({f.name: f.id, f.id: f.id})
     for f in found: known.setdefault(Path(f.name).name, f.id)
     seen, lost = {}, []
     for row in read_table(file).to_dict("records"):

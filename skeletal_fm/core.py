@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOX', 'PRESETS', 'InputError', 'nearest', 'Grid', 'paper_grid', 'lps_to_canonical', 'canonical_to_lps', 'to_mesh',
            'Preset', 'preset', 'parse_overrides', 'check_params', 'seed_everything', 'device', 'autocast',
-           'fingerprint', 'atomic', 'write_json', 'read_json', 'project_root', 'resolve', 'Run', 'environment',
+           'fingerprint', 'atomic', 'write_json', 'read_json', 'project_root', 'resolve', 'alone', 'Run', 'environment',
            'require_disk']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
@@ -345,6 +345,25 @@ def _alive(pid:int)->bool:
     except PermissionError: return True
     return True
 
+@contextmanager
+def alone(
+    file, # path of the lock; made here, removed at the end
+):
+    "Within this block no other process that asks for the same lock works."
+    file, me = Path(file), f"{socket.gethostname()} {os.getpid()}"
+    while True:
+        try: fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY); break
+        except FileExistsError:
+            host, _, pid = (file.read_text() or "? 0").partition(" ")
+            if host != socket.gethostname() or (pid.isdigit() and _alive(int(pid))):
+                raise InputError(f"Another process ({host} {pid}) is working in {file.parent}. Wait for it, choose another folder, "
+                                 f"or delete {file} if you are sure that it has ended.") from None
+            file.unlink(missing_ok=True)   # left by a killed run of this machine
+    try:
+        with os.fdopen(fd, "w") as f: f.write(me)
+        yield
+    finally: file.unlink(missing_ok=True)
+
 class Run:
     "A folder that holds one experiment: `config.json` and its finished stages."
     def __init__(self,
@@ -395,21 +414,7 @@ class Run:
         "Whether a stage is finished."
         return (self.path/name).exists()
 
-    @contextmanager
-    def _lock(self):
-        file, me = self.path/".lock", f"{socket.gethostname()} {os.getpid()}"
-        while True:
-            try: fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY); break
-            except FileExistsError:
-                host, _, pid = (file.read_text() or "? 0").partition(" ")
-                if host != socket.gethostname() or (pid.isdigit() and _alive(int(pid))):
-                    raise InputError(f"Another process ({host} {pid}) is working in {self.path}. Wait for it, choose another out_dir, "
-                                     f"or delete {file} if you are sure that it has ended.") from None
-                file.unlink(missing_ok=True)   # left by a killed run of this machine
-        try:
-            with os.fdopen(fd, "w") as f: f.write(me)
-            yield
-        finally: file.unlink(missing_ok=True)
+    def _lock(self): return alone(self.path/".lock")
 
 # %% ../nbs/00_core.ipynb #b603e2d2
 def environment(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['fit_grid', 'fit_in_shape', 'run_all', 'prepare', 'import_labels', 'relabel', 'SkullDataset']
 
-# %% ../nbs/04_dataset.ipynb #2475de5a
-import html, json, multiprocessing, os, shutil, sys, time, types
+# %% ../nbs/04_dataset.ipynb #b99519b2
+import html, json, multiprocessing, os, shutil, sys, threading, time, types
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .align import Reference, align, grade, reference as phantom_reference
 from .bone import read_skull
 from .catalog import check_manifest, find_files, read_labels, read_table, split, write_table
-from .core import BOX, Grid, InputError, Preset, atomic, fingerprint, paper_grid, read_json, require_disk, write_json
+from .core import BOX, Grid, InputError, Preset, alone, atomic, fingerprint, paper_grid, read_json, require_disk, write_json
 from .dicom import cq500_reads
 from .scan import VOLUME_SUFFIXES, center, scale_of, suffix
 from .viz import decimate, render, save_png
@@ -70,8 +70,18 @@ def _processes()->int:
     except (AttributeError, ValueError, OSError): memory = 16*2**30
     return max(1, min(cores, int(memory//(3*2**30))))
 
-# %% ../nbs/04_dataset.ipynb #5e5deb66
-def _pool(n): return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+# %% ../nbs/04_dataset.ipynb #aa05d4ad
+def _begin(parent:int):
+    "In a new process: one thread for the work, and an end when the process that started it has ended."
+    torch.set_num_threads(1)
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+def _pool(n):
+    from skeletal_fm.dataset import _begin                                # by its module's name, also when called from this page
+    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
 
 def _alone(work, job, crashed):
     "One job in a process of its own."
@@ -111,7 +121,7 @@ def run_all(
             for job in jobs[len(results):]: done(_alone(work, job, crashed) if died and crashed else work(job))
     return results
 
-# %% ../nbs/04_dataset.ipynb #b9f2cc2b
+# %% ../nbs/04_dataset.ipynb #90652057
 def _kept(record:Path, key:str):
     "The record of a job that was already done from the same inputs."
     if record.exists():
@@ -122,7 +132,8 @@ def _kept(record:Path, key:str):
 def _why(e:Exception, job, doing:str)->str:
     "One sentence on what went wrong, without the machine's folders."
     text = str(e) if isinstance(e, InputError) else f"could not be {doing}: {type(e).__name__}: {str(e)[:200]}"
-    return text.replace(job.get("root", "") + os.sep, "")
+    for folder in job["roots"]: text = text.replace(folder + os.sep, "")
+    return text.encode("utf-8", "replace").decode()                       # a file's name need not be Unicode
 
 def _save_mesh(path, mesh, **more):
     with atomic(path) as p: np.savez(p, vertices=np.asarray(mesh.vertices, np.float32), faces=np.asarray(mesh.faces, np.int32), **more)
@@ -209,7 +220,7 @@ def _fill(job)->dict:
     write_json(record, out)
     return out
 
-# %% ../nbs/04_dataset.ipynb #b58c3bc0
+# %% ../nbs/04_dataset.ipynb #f37a3d19
 def _file_key(path:Path)->str:
     "Fingerprint of a file from its size, its beginning and its end: a folder of large scans is not read twice."
     with open(path, "rb") as f:
@@ -218,7 +229,7 @@ def _file_key(path:Path)->str:
 
 def _key(found)->str:
     "The same of a study: its first file, and names and sizes of all."
-    return fingerprint(_file_key(found.files[0]), [(p.name, p.stat().st_size) for p in found.files])
+    return fingerprint(_file_key(found.files[0]), [(os.fsencode(p.name).decode("utf-8", "replace"), p.stat().st_size) for p in found.files])
 
 # %% ../nbs/04_dataset.ipynb #ae04d3ce
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;color:#222;margin:2rem auto;max-width:72rem;padding:0 1rem}h1,h2{font-weight:600}
@@ -254,10 +265,10 @@ def _write_report(folder:Path, about:dict, table:pd.DataFrame, refused:list, rem
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{e(title)}</title><style>{_STYLE}</style><body>{"".join(body)}</body></html>'
     with atomic(folder/"report.html") as p: p.write_text(page, encoding="utf-8")
 
-# %% ../nbs/04_dataset.ipynb #da4a72d5
+# %% ../nbs/04_dataset.ipynb #8fd3a716
 _COLUMNS = ["id", "source", "patient", "quality_score", "score_from", "estimate", "confidence", "residual", "alignment", "verdict", "split", "file", "fingerprint", "voxels", "clipped", "remark", "notes"]
 _FOLDERS = ("volumes", "meshes", "views")
-_OWN = {".partial", "dataset.json", "manifest.csv", "report.csv", "report.html", "labels.csv", "parameters.json", *_FOLDERS}
+_OWN = {".partial", ".lock", "dataset.json", "manifest.csv", "report.csv", "report.html", "labels.csv", "parameters.json", *_FOLDERS}
 
 def _claim(out:Path, config:dict)->bool:
     "Whether `out` is already this data set; refuse if it is something else."
@@ -272,7 +283,6 @@ def _claim(out:Path, config:dict)->bool:
     try:
         for name in _FOLDERS: (out/".partial"/name).mkdir(parents=True, exist_ok=True)
     except OSError as e: raise InputError(f"Cannot write to {out} ({e.strerror}); give a folder you may write to.") from e
-    for p in (p for name in _FOLDERS if (out/name).exists() for p in (out/name).iterdir()): p.replace(out/".partial"/p.parent.name/p.name)   # killed in the very last step: go on from there
     return False
 
 def _identity(table, grid)->str: return fingerprint(grid, *(table[c].tolist() for c in ("id", "quality_score", "split", "fingerprint")))
@@ -338,18 +348,17 @@ def _twins(table:pd.DataFrame, volumes:Path, shape)->list[str]:
             if a["split"] != b["split"] and np.abs(np.subtract(a["bounds"], b["bounds"])).max() < 4 and dice(bits(a["id"]), bits(b["id"])) > .9: pairs.append((a["id"], b["id"]))
     return [f"{a} and {b} are nearly the same skull on both sides of the split. If they show one patient, give both the same patient in labels.csv." for a, b in pairs]
 
-# %% ../nbs/04_dataset.ipynb #a3098611
+# %% ../nbs/04_dataset.ipynb #fedaecf4
 def _placed(read, work, out, reference, options, workers):
-    "Align what was read; if most of it does not fit the phantom, to its own most typical skull."
+    "Align what was read; if nothing fits the phantom, to its own most typical skull."
     def place(where, desc):
-        jobs = [dict(id=r["id"], mesh=str(work/f"{r['id']}.npz"), placed=str(work.parent/"placed"), folder=str(work.parent), reference=where, **options, key=fingerprint(r["key"], where)) for r in read]
+        jobs = [dict(id=r["id"], mesh=str(work/f"{r['id']}.npz"), placed=str(work.parent/"placed"), folder=str(work.parent), roots=[str(out)], reference=where, **options, key=fingerprint(r["key"], where)) for r in read]
         return run_all(_place, jobs, workers, desc)
     done, remarks = place(reference, "aligning"), []
-    doubtful = sum(r["alignment"] == "doubtful" for r in done)
-    if reference == "phantom" and doubtful > len(done)/2 and len(done) > 1:
+    if reference == "phantom" and len(done) > 1 and all(r["alignment"] == "doubtful" for r in done):
         area = {r["id"]: np.sort(np.diff(np.array(r["bounds"]), axis=0)[0]).sum() for r in done if "bounds" in r}
         typical = min(area, key=lambda k: (abs(area[k] - np.median(list(area.values()))), k))
-        remarks = [f"{doubtful} of {len(done)} did not fit the reference skull, so all were aligned to one of themselves, {typical}, instead. Quality Scores are not estimated then."]
+        remarks = [f"None of {len(done)} fitted the reference skull, so all were aligned to one of themselves, {typical}, instead. Quality Scores are not estimated then."]
         own = work.parent/"reference.npz"
         mesh = center(_load_mesh(work.parent/"placed"/f"{typical}.npz"))
         _save_mesh(own, mesh)
@@ -362,14 +371,15 @@ def _files(source, out, preset, grid, found, labels, refused, options, reference
     for name in ("read", "placed"): (work.parent/name).mkdir(exist_ok=True)
     require_disk(out, sum(150e6 if suffix(f.files[0]) not in (".stl", ".ply", ".obj", ".off") else 3*f.files[0].stat().st_size for f in found) + len(found)*np.prod(preset.grid.shape)/8)
     refused += [(names[k], "Quality Score 1 is left out, as in the paper" if said["quality_score"] == 1 else "the labels call it unsuitable") for k, said in labels.items() if said["quality_score"] == 1 or said["verdict"] == "unsuitable"]
-    jobs = [dict(id=f.id, path=str(f.path) if len(f.files) == 1 else [str(p) for p in f.files], work=str(work), root=str(source), **{**options, "units": labels[f.id]["units"] or options["units"]})
+    jobs = [dict(id=f.id, path=str(f.path) if len(f.files) == 1 else [str(p) for p in f.files], work=str(work), roots=[str(source), str(out)], **{**options, "units": labels[f.id]["units"] or options["units"]})
             for f in found if names[f.id] not in dict(refused)]
     for j, f in zip(jobs, (f for f in found if names[f.id] not in dict(refused))): j["key"] = fingerprint(_key(f), j["units"], j["axes"], j["threshold"])
     read = run_all(_read, jobs, workers, "reading", crashed=_read_crashed, isolated=any(len(f.files) > 1 or suffix(f.files[0]) in (".zip", "", ".dcm", ".ima") for f in found))
     refused += [(names[r["id"]], r["reason"]) for r in read if "reason" in r]
     read = _once([r for r in read if "skull" in r], names, refused)
-    none = lambda rows, what: InputError(f"{source} gave {len(rows)} {what}{'' if len(rows) == 1 else 's'}; at least 2 are needed. Refused: " + "; ".join(f"{f}: {r}" for f, r in refused[:5]) + ("; ..." if len(refused) > 5 else ""))
-    if len(read) < 2: raise none(read, "skull")
+    if not read:
+        with atomic(out/"report.csv") as p: pd.DataFrame([dict(file=f, status="refused", reason=r) for f, r in refused]).to_csv(p, index=False)
+        raise InputError(f"{source} gave no skull. Refused: " + "; ".join(f"{f}: {r}" for f, r in refused[:5]) + (f"; and {len(refused) - 5} more, listed in {out.name}/report.csv." if len(refused) > 5 else ""))
     placed, reference, remarks = _placed(read, work, out, reference, dict(units=options["units"], axes=options["axes"]), workers)
     refused += [(names[r["id"]], r["reason"]) for r in placed if "reason" in r]
     reads = cq500_reads(source)
@@ -378,16 +388,19 @@ def _files(source, out, preset, grid, found, labels, refused, options, reference
     rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], said=labels[r["id"]]) for r in placed if "bounds" in r]
     table = _parts(pd.DataFrame([_decide(r, sure) for r in rows]), test, seed)
     train = table[table["split"] == "train"]
-    if not len(train): raise none(train, "accepted skull")
+    if not len(train): train, remarks = table, remarks + ["No skull was accepted. Look at the report and say in labels.csv which are good."]
     limit = np.array([BOX, BOX])*[[-.5], [.5]] if reference in ("phantom", "keep") else None
     grid = grid or fit_grid(train.bounds.tolist(), preset, limit=limit)
-    jobs = [dict(id=r["id"], mesh=str(work.parent/"placed"/f"{r['id']}.npz"), volumes=str(work.parent/"volumes"), grid=grid.to_dict(), key=fingerprint(r["key"], grid)) for r in placed if "bounds" in r]
+    jobs = [dict(id=r["id"], mesh=str(work.parent/"placed"/f"{r['id']}.npz"), volumes=str(work.parent/"volumes"), roots=[str(out)], grid=grid.to_dict(), key=fingerprint(r["key"], grid)) for r in placed if "bounds" in r]
     filled = run_all(_fill, jobs, workers, "filling")
     refused += [(names[r["id"]], r["reason"]) for r in filled if "reason" in r]
-    table = table.drop(columns="key").merge(pd.DataFrame([r for r in filled if "voxels" in r]).drop(columns="key"), on="id")
+    table = table.drop(columns="key").merge(pd.DataFrame([r for r in filled if "voxels" in r], columns=["id", "clipped", "voxels", "fingerprint"]), on="id")
+    again = table.fingerprint.duplicated()
+    refused += [(r.source, f"the same volume, voxel for voxel, as {table.source[table.fingerprint == r.fingerprint].iloc[0]}; kept once") for r in table[again].itertuples()]
+    table = table[~again].reset_index(drop=True)
     return grid, table, reference, remarks + _twins(table, work.parent/"volumes", grid.shape)
 
-# %% ../nbs/04_dataset.ipynb #db1eb161
+# %% ../nbs/04_dataset.ipynb #a65d3651
 def prepare(
     source,           # "phantom", or a folder with DICOM studies, CT, mask and mesh files
     out,              # folder for the data set
@@ -414,35 +427,40 @@ def prepare(
         scale_of(units)
         if reference not in ("phantom", "center", "keep") and not Path(reference).exists(): raise InputError(f"reference should be 'phantom', 'center', 'keep' or the file of a skull; there is no file {reference}.")
         found, refused = find_files(source)
-        said = read_labels(labels, source, found)
-        try: content = {f.id: _key(f) for f in found}
-        except OSError as e: raise InputError(f"Cannot read {e.filename} ({e.strerror}); check its permissions.") from e
+        said, content = read_labels(labels, source, found), {}
+        for f in found:
+            try: content[f.id] = _key(f)
+            except OSError as e: refused.append((f.name, f"cannot be opened ({e.strerror}); check its permissions"))
+        found = [f for f in found if f.id in content]
+        said = {f.id: said[f.id] for f in found}
         options = dict(units=units, axes=axes, threshold=threshold)
         config = dict(source=fingerprint(content), labels=fingerprint(said), test=test, reference=_file_key(Path(reference)) if Path(reference).is_file() else reference, sure=sure, **options, **given)
     config = json.loads(json.dumps(config))
     if _claim(out, config): return out
-    if is_phantom:
-        grid, remarks, refused = grid or paper_grid(preset.spacing), [], []
-        table, keep = _phantoms(out, preset, grid, seed, workers)
-    else:
-        grid, table, reference, remarks = _files(source, out, preset, grid, found, said, refused, options, reference, test, seed, sure, workers)
-        keep = {}
-    if not len(table): raise InputError(f"No skull of {source} has bone on the grid {grid.shape} of {grid.spacing[0]:g} mm; give another grid or preset.")
-    table["file"] = [f"volumes/{k}.bits.npy" for k in table.id]
-    n = table["split"].value_counts().to_dict()
-    _finish(out, table, refused, dict(source=str(source), axes=["AP", "LR", "SI"], reference=reference, grid=grid.to_dict(), in_shape=list(fit_in_shape(grid, preset)), preset=preset.name, n=n, config=config), keep, remarks)
-    cut = table[(table.clipped > .001) & table["split"].isin(["train", "test"])]
-    print(f"{len(table)} skulls stored ({', '.join(f'{k} {s}' for s, k in n.items())}) on {'x'.join(map(str, grid.shape))} voxels of {grid.spacing[0]:g} mm"
-          + (f"; {len(cut)} stick out of the grid and are cut: {', '.join(cut.id[:5])}{' ...' if len(cut) > 5 else ''}" if len(cut) else ""))
-    for r in remarks: print(r)
-    if not is_phantom:
-        for r in table[table.verdict == "doubtful"].head(10).itertuples(): print(f"doubtful {r.source}: {r.reason}")
-    for f, reason in refused[:20]: print(f"refused {f}: {reason}")
-    if len(refused) > 20: print(f"... and {len(refused) - 20} more")
-    if not is_phantom: print(f"Pictures and reasons: report.html in {out.name}")
-    return out
+    with alone(out/".lock"):
+        for p in (p for name in _FOLDERS if (out/name).exists() for p in (out/name).iterdir()): p.replace(out/".partial"/p.parent.name/p.name)   # killed in the very last step: go on from there
+        if is_phantom:
+            grid, remarks, refused = grid or paper_grid(preset.spacing), [], []
+            table, keep = _phantoms(out, preset, grid, seed, workers)
+        else:
+            grid, table, reference, remarks = _files(source, out, preset, grid, found, said, refused, options, reference, test, seed, sure, workers)
+            keep = {}
+        if not len(table): raise InputError(f"No skull of {source} has bone on the grid {grid.shape} of {grid.spacing[0]:g} mm; give another grid or preset.")
+        table["file"] = [f"volumes/{k}.bits.npy" for k in table.id]
+        n = table["split"].value_counts().to_dict()
+        _finish(out, table, refused, dict(source=str(source), axes=["AP", "LR", "SI"], reference=reference, grid=grid.to_dict(), in_shape=list(fit_in_shape(grid, preset)), preset=preset.name, n=n, config=config), keep, remarks)
+        cut = table[(table.clipped > .001) & table["split"].isin(["train", "test"])]
+        print(f"{len(table)} skulls stored ({', '.join(f'{k} {s}' for s, k in n.items())}) on {'x'.join(map(str, grid.shape))} voxels of {grid.spacing[0]:g} mm"
+              + (f"; {len(cut)} stick out of the grid and are cut: {', '.join(cut.id[:5])}{' ...' if len(cut) > 5 else ''}" if len(cut) else ""))
+        for r in remarks: print(r)
+        if not is_phantom:
+            for r in table[table.verdict == "doubtful"].head(10).itertuples(): print(f"doubtful {r.source}: {r.reason}")
+        for f, reason in refused[:20]: print(f"refused {f}: {reason}")
+        if len(refused) > 20: print(f"... and {len(refused) - 20} more")
+        if not is_phantom: print(f"Pictures and reasons: report.html in {out.name}")
+        return out
 
-# %% ../nbs/04_dataset.ipynb #e17ed912
+# %% ../nbs/04_dataset.ipynb #60c91ed9
 def import_labels(
     folder, # a finished data set made from files
     labels, # CSV as `read_labels` reads it
@@ -465,7 +483,14 @@ def relabel(
     if not (folder/"dataset.json").exists(): raise InputError(f"{folder} is no finished data set (it has no dataset.json); run prepare first.")
     about, table = read_json(folder/"dataset.json"), pd.read_csv(folder/"manifest.csv", dtype=dict(id=str, patient=str, source=str))
     if not (folder/"labels.csv").exists(): raise InputError(f"{folder} has no labels.csv: the scores of its skulls are known, there is nothing to label.")
+    before = (folder/"labels.csv").read_bytes()
     if labels is not None: import_labels(folder, labels)
+    try: return _relabelled(folder, about, table)
+    except Exception:
+        with atomic(folder/"labels.csv") as p: p.write_bytes(before)       # what cannot be applied is not kept
+        raise
+
+def _relabelled(folder, about, table):
     report = pd.read_csv(folder/"report.csv", dtype=str, keep_default_na=False)
     said = read_labels(folder/"labels.csv", folder, [types.SimpleNamespace(id=r.id, name=r.source) for r in table.itertuples()])
     rows = [dict(r, said=said[r["id"]], patient=said[r["id"]]["patient"] or r["patient"]) for r in table.fillna(dict(remark="", notes="")).to_dict("records")]

@@ -30,7 +30,7 @@ def suffix(
     name = Path(path).name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
-# %% ../nbs/02_scan.ipynb #9a1a7cb7
+# %% ../nbs/02_scan.ipynb #4ca7a169
 _KINDS = ((0, b"\x1f\x8b", "gzip (.nii.gz)"), (0, b"NRRD000", "NRRD (.nrrd)"), (0, b"ObjectType", "MetaImage (.mha)"), (0, b"PK\3\4", "a zip archive (.zip)"), (128, b"DICM", "DICOM (.dcm)"),
           (344, b"n+1\0", "NIfTI (.nii)"), (0, b"ply\n", "PLY (.ply)"), (0, b"ply\r", "PLY (.ply)"), (0, b"# vtk DataFile", "VTK (.vtk)"), (0, b"OFF\n", "OFF (.off)"), (0, b"\x89PNG", "a PNG picture"),
           (0, b"\xff\xd8\xff", "a JPEG picture"), (0, b"%PDF", "a PDF document"), (0, b"<!DOCTYPE", "a web page"), (0, b"<html", "a web page"), (0, b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded"))
@@ -41,6 +41,9 @@ def _check_content(path:Path)->None:
     with open(path, "rb") as f: head = f.read(352)
     if not head: raise InputError(f"{path} is empty: damaged or incomplete. Copy or export it again.")
     kind = next((k for at, magic, k in _KINDS if head[at:at + len(magic)].lower() == magic.lower()), None)
+    if suffix(path) == ".stl" and len(head) >= 84 and (b"\0" in head or not head.lstrip().lower().startswith(b"solid")):   # binary
+        n, room = int.from_bytes(head[80:84], "little"), (path.stat().st_size - 84)//50
+        if n > room and not kind: raise InputError(f"{path} is damaged or incomplete: its header announces {n} triangles, the file has room for {room}. Copy or export it again.")
     if kind and not kind.endswith(_OWN.get(suffix(path), "!")): raise InputError(f"{path}: its name says {suffix(path)}, but its content is {kind}. Rename it, or give the right file.")
 
 # %% ../nbs/02_scan.ipynb #798404b6
@@ -95,7 +98,7 @@ def _canonical(image:sitk.Image, path, straight=True, heights=None)->Scan:
         scan.about.update(heights=heights if along[axis] > 0 else (volume.shape[axis] - 1)*spacing[axis] - heights[::-1], heights_axis=axis)
     return scan
 
-# %% ../nbs/02_scan.ipynb #227ac211
+# %% ../nbs/02_scan.ipynb #8d395f15
 def _nifti_header(head:bytes, path)->tuple:
     "Type code, bytes per voxel, start and number of values, and notes; refuses a foolish header."
     end = "<" if head[:4] == b"\x5c\1\0\0" else ">"
@@ -104,8 +107,10 @@ def _nifti_header(head:bytes, path)->tuple:
     if not 1 <= dim[0] <= 7 or (dim[1:1 + dim[0]] < 1).any(): raise InputError(f"{path} has a damaged header: its sizes are {dim[1:].tolist()}.")
     step = pixdim[1:4]
     if not (np.isfinite(step) & (step > 0)).all(): raise InputError(f"{path} says its voxels are {' x '.join(f'{x:g}' for x in step)} mm; the spacing must be positive. Correct it in the header (pixdim).")
+    start = float(number(108, "f4")[0])
+    if not 0 <= start <= 2**26: raise InputError(f"{path} has a damaged header: its values should begin at byte {start:g} (vox_offset). Copy or convert it again.")
     notes = [] if qform > 0 or sform > 0 else ["The NIfTI header does not say how the head lies (qform_code = sform_code = 0); x was taken to grow to the left, y to the back, z up. Left and right are not certain."]
-    return end, int(kind), int(bits)//8, int(max(number(108, "f4")[0], 352)), int(np.prod(dim[1:1 + dim[0]].astype(float))), notes
+    return end, int(kind), int(bits)//8, int(max(start, 352)), int(np.prod(dim[1:1 + dim[0]].astype(float))), notes
 
 def _check_nifti(path:Path)->list[str]:
     "Refuse a NIfTI file that is cut off or holds NaN; gives notes."
@@ -125,11 +130,11 @@ def _check_nifti(path:Path)->list[str]:
     except (OSError, EOFError, zlib.error, IndexError, ValueError) as e:
         if isinstance(e, InputError): raise
         raise InputError(f"Cannot read {path} ({e}): the file is damaged or incomplete. Copy or convert it again.") from e
-    if got < n*size: raise InputError(f"{path} is incomplete: {got} bytes of values where its header announces {n*size}. Copy or convert it again.")
+    if got < n*size: raise InputError(f"{path} is incomplete: {max(got, 0)} bytes of values where its header announces {n*size}. Copy or convert it again.")
     if bad: raise InputError(f"{path} has {bad} voxels that are NaN or infinite; replace them (for a CT by -1024) and try again.")
     return notes
 
-# %% ../nbs/02_scan.ipynb #9e5b3d78
+# %% ../nbs/02_scan.ipynb #6d0fd169
 def _check_detached(path:Path)->list[str]:
     "Refuse a header without its values."
     if suffix(path) not in (".nhdr", ".mhd", ".nrrd", ".mha"): return []
@@ -141,14 +146,17 @@ def _check_detached(path:Path)->list[str]:
             return []
     return []
 
+_BYTES = {sitk.sitkUInt8: 1, sitk.sitkInt8: 1, sitk.sitkUInt16: 2, sitk.sitkInt16: 2, sitk.sitkUInt32: 4, sitk.sitkInt32: 4, sitk.sitkFloat32: 4, sitk.sitkUInt64: 8, sitk.sitkInt64: 8, sitk.sitkFloat64: 8}
+
 def _check_bytes(path:Path, size, pixel:int)->None:
     "Refuse what cannot be in a file so small, and what no machine should be asked to hold."
     need = float(np.prod(size, dtype=float))*pixel
     if np.prod(size, dtype=float) > 2**30: raise InputError(f"{path} claims {'x'.join(map(str, size))} voxels, which no scan of a head has; its header is damaged, or it must be cropped first.")
+    if need > 6*2**30: raise InputError(f"{path} would take {need/2**30:.1f} GiB of memory ({'x'.join(map(str, size))} voxels of {pixel} bytes); at most 6 GiB are read. Crop it to the head, or convert it to 16-bit whole numbers.")
     if suffix(path) in (".nrrd", ".mha") and "data file" not in (head := open(path, "rb").read(4000).decode("latin1").lower()) and ("elementdatafile = local" in head or suffix(path) == ".nrrd"):
         if need > 1032*path.stat().st_size: raise InputError(f"{path} is damaged or incomplete: {'x'.join(map(str, size))} voxels cannot be in {path.stat().st_size} bytes.")
 
-# %% ../nbs/02_scan.ipynb #2c899645
+# %% ../nbs/02_scan.ipynb #9907eb82
 def read_volume(
     path, # NIfTI, NRRD or MetaImage file
     straight:bool=True, # resample a slanted volume onto straight axes; False keeps its voxels and says in `turn` how it lies
@@ -168,7 +176,9 @@ def read_volume(
         if len(size) == 4 and size[3] == 1: size, spacing = size[:3], spacing[:3]
         if len(size) != 3: raise InputError(f"{path} has {len(size)} dimensions ({'x'.join(map(str, size))}); expected one volume of three. Export a single volume.")
         if min(size) < 8: raise InputError(f"{path} has {'x'.join(map(str, size))} voxels: a slice or a scout view, not a volume of a head. Give the whole series.")
-        _check_bytes(path, size, 1 if reader.GetPixelID() in (sitk.sitkUInt8, sitk.sitkInt8) else 2)
+        _check_bytes(path, size, _BYTES.get(reader.GetPixelID(), 2))
+        lies = np.array([*reader.GetOrigin(), *reader.GetDirection()])
+        if not np.isfinite(lies).all(): raise InputError(f"{path} does not say where it lies: {(~np.isfinite(lies)).sum()} numbers of the origin and directions in its header are NaN or infinite. Correct the header (for NIfTI sform or qform), or export it again.")
         if not all(.05 <= s <= 12 for s in spacing):
             raise InputError(f"{path} says its voxels are {' x '.join(f'{s:g}' for s in spacing)} mm; expected 0.05 to 12 mm. Correct the spacing in the header (is it in metres or microns?).")
         image = reader.Execute()
@@ -215,7 +225,7 @@ def write_mesh(
     with atomic(path) as temp: trimesh.Trimesh(canonical_to_lps(mesh.vertices), mesh.faces, process=False).export(temp)
     return Path(path)
 
-# %% ../nbs/02_scan.ipynb #a4b2b8ca
+# %% ../nbs/02_scan.ipynb #75004044
 def _not_hu(v, lo, hi)->str:
     "A guess at what values that are not HU are."
     few = np.unique(v.ravel()[::max(1, v.size//200_000)])
@@ -223,7 +233,7 @@ def _not_hu(v, lo, hi)->str:
     if lo == hi: return f"every voxel is {lo:g}: there is nothing to see. Export it again."
     if whole and lo >= 0 and len(few) <= 40 and hi <= 1000:
         labels = ", ".join(f"{x:g}" for x in np.unique(v) if x)
-        return f"it holds the labels {labels} besides 0: a label map. Say which are bone, labels=(...), or write the bone as a mask with 0 and 1 (in 3D Slicer: Segment Editor, export one segment)."
+        return f"it holds the labels {labels} besides 0: a label map. Write the bone as a mask with 0 and 1 (in 3D Slicer: Segment Editor, export one segment), or read the file with read_skull(path, labels=(...))."
     if lo >= -1 and hi <= 1: return f"values lie between {lo:g} and {hi:g}: it was normalised. Use the scan as it was before, in HU."
     if lo >= 0 and hi <= 255: return f"values lie between {lo:g} and {hi:g}: an 8-bit picture through some window. HU cannot be recovered; export the scan again with its rescale slope and intercept."
     if lo >= 0 and hi <= 4500: return f"values lie between {lo:g} and {hi:g}: a CT stored without its rescale intercept (then HU = value - 1024, as a rule), or no CT at all, for instance MR. If it is a CT, subtract 1024 and save it."

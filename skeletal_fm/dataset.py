@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ def _begin(parent:int):
     threading.Thread(target=watch, daemon=True).start()
 
 def _pool(n):
-    from skeletal_fm.dataset import _begin                                # by its module's name, also when called from this page
-    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+    begin = import_module("skeletal_fm.dataset")._begin                  # from the module, also when called from this page: other processes cannot import a page
+    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=begin, initargs=(os.getpid(),))
 
 def _alone(work, job, crashed):
     "One job in a process of its own."

@@ -452,24 +452,24 @@ def distances(
     step = next((h for h in steps if off(h) <= .12), steps[min(1, len(steps) - 1)])
     return float(step), int(round((s[-1] - s[0])/step)) + 1, [f"Its slices are unevenly spaced ({table}); they were interpolated onto even steps of {step:.3g} mm."], ""
 
-# %% ../nbs/02_dicom.ipynb #75e50c6e
+# %% ../nbs/02_dicom.ipynb #c371331a
 SEPARATORS = ("Kernel", "Acquisition", "Temporal", "ImageType", "Contrast", "AcquisitionTime", "SeriesDescription")
 
 def _repeats(s)->np.ndarray: return np.diff(s) < .02   # mm
 
 def _divide(slices:list[Slice])->list[list[Slice]]:
     "Divide a stack with repeated positions by whatever tells the repeats apart."
-    seen, unique = set(), []
-    for x in slices:                                                       # the same file copied twice
-        key = (x.header.get("SOPInstance") or id(x), x.frame, x.where[0].tobytes())
-        if key not in seen: seen.add(key); unique.append(x)
+    copies = {}                                                            # what bears the same number at the same place; the pixels are compared later
+    for x in slices: copies.setdefault((x.header.get("SOPInstance") or id(x), x.frame, x.where[0].tobytes(), *(str(x.header.get(k)) for k in SEPARATORS)), []).append(x)
+    unique = [c[0] for c in copies.values()]
     g = stack(unique)
-    if len(unique) < 4 or not _repeats(g.s).any(): return [unique]
+    if len(unique) < 4 or not _repeats(g.s).any(): return [slices]
+    rest = {id(c[0]): c[1:] for c in copies.values()}
     for name in SEPARATORS:
         parts = {}
         for x in unique: parts.setdefault(str(x.header.get(name)), []).append(x)
-        if 1 < len(parts) <= 8 and all(len(p) >= 3 and not _repeats(stack(p).s).any() for p in parts.values()): return list(parts.values())
-    return [unique]
+        if 1 < len(parts) <= 8 and all(len(p) >= 3 and not _repeats(stack(p).s).any() for p in parts.values()): return [p + [y for x in p for y in rest[id(x)]] for p in parts.values()]
+    return [slices]
 
 # %% ../nbs/02_dicom.ipynb #d6f2e670
 _WITHOUT = re.compile(r"plain|non[ _-]?con|non[ _-]?enh|ncct|nect|\bpre\b|\bpre[ _-]?con|w/?o\b|without|unenhanced|native|\bnc\b|\bC-(?!\d)", re.I)
@@ -488,7 +488,7 @@ for text, given in {"CT Thin Plain": 0, "CT PRE CONTRAST 5MM STD": 0, "CT 4cc se
                     "CT 0.625mm": 0, "HEAD W/O CONTRAST": 0, "CECT": 1, "CT BRAIN PLAIN": 0, "Angio Head": 1, "Thin Bone": 0, "POST FOSSA": 0}.items():
     assert _has_contrast("", text) == bool(given), text
 
-# %% ../nbs/02_dicom.ipynb #13574bbd
+# %% ../nbs/02_dicom.ipynb #7de726e3
 def _describe(slices:list[Slice], part:str="")->Series:
     "A series from its slices: geometry, words, and what is wrong with it."
     h, first = slices[0].header, slices[0]
@@ -515,6 +515,7 @@ def _measure(x:Series)->None:
     px, normal = x.slices[0].header["PixelSpacing"], np.abs(g.axes[2])
     x.plane = ("sagittal", "coronal", "axial")[int(normal.argmax())] if normal.max() > .8 else "oblique"
     s = g.s[np.r_[True, ~_repeats(g.s)]]
+    x.n = len(s) if len(s) > 1 else x.n
     x.extent, x.tilt = float(s[-1] - s[0]), g.tilt if len(s) > 2 else 0.
     x.spacing = (px[0], px[1], float(np.median(np.diff(s))) if len(s) > 1 else 0.)
     if len(s) == 1 and len(x.slices) > 1: x.problem = f"all {len(x.slices)} slices say that they lie at the same place"
@@ -527,7 +528,7 @@ def _measure(x:Series)->None:
     if not x.problem and np.isfinite(told) and abs(told) > x.tilt + 1: x.notes.append(f"The header speaks of a gantry tilt of {told:g} degrees, but the positions of the slices show {x.tilt:.1f}; the positions were trusted.")
     if not x.problem and g.wander > 1: x.notes.append(f"The slices are shifted in their plane by up to {g.wander:.1f} mm; each was put at its true place.")
 
-# %% ../nbs/02_dicom.ipynb #890f3bd6
+# %% ../nbs/02_dicom.ipynb #071c6c81
 _NOT_IMAGES = {"dicomdir", "thumbs.db", ".ds_store", "lockfile", "version"}
 
 def _dicom_files(folder:Path)->tuple[list[Path],list[Path]]:
@@ -560,9 +561,7 @@ def _group(headers:list[dict])->list[Series]:
         broken = uids.pop(make[0], []) if not make[1] else []                  # of the same series, too broken to say where they lie
         for g in alike:
             parts = [g] if g[0].kind or broken or any(s.damage for s in g) else _divide(g)
-            copies = len(g) - sum(map(len, parts))
             for i, part in enumerate(parts): out.append(_describe(part + broken, f"#{i + 1}" if len(parts) > 1 else ""))
-            if copies: out[-1].notes.append(f"{copies} file{'s are copies' if copies > 1 else ' is a copy'} of others and {'were' if copies > 1 else 'was'} left out.")
             if len(parts) > 1:
                 for x in out[-len(parts):]: x.notes.append(f"Two or more slices lie at the same place in this series; it was divided into {len(parts)} parts.")
     for g in uids.values():                                                    # not even the series is known: it may be any of its folder
@@ -590,7 +589,10 @@ def list_series(
         elif is_dicom(source): files = _siblings(source)
         elif source.suffix.lower() == ".zip" or _starts(source) == b"PK\3\4": raise InputError(f"{source} is a damaged or incomplete zip. Copy it again.")
         else: raise InputError(f"{source} is neither DICOM nor a zip; expected a folder, a zip or a file of DICOM slices.")
-    else: files = [Path(f) for f in source]
+    else:
+        files, torn = [Path(f) for f in source], lambda f: f.suffix.lower() in (".dcm", ".ima") and not is_dicom(f)
+        if lost := [f for f in files if not f.is_file()]: raise InputError(f"There is no file {lost[0]}{f' (nor {len(lost) - 1} more of the list)' if len(lost) > 1 else ''}.")
+        files, bad = [f for f in files if not torn(f)], [f for f in files if torn(f)]
     series = _group([read_header(f) for f in files])
     empty = [f for f in bad if f.stat().st_size == 0]
     for x in series:
@@ -600,7 +602,7 @@ def list_series(
     for x in series:
         x.keep = keep; x.notes += notes
         if keep and x.folder == Path(keep.name).name: x.folder = source.stem
-    if not series: raise InputError(f"There are no DICOM slices in {_name(source if isinstance(source, Path) else files)}." + (" " + " ".join(notes) if notes else " Expected files of a CT series."))
+    if not series: raise InputError(f"There are no DICOM slices in {_name(source if isinstance(source, Path) else files + bad)}." + (" " + " ".join(notes) if notes else " Expected files of a CT series."))
     return series
 
 def _starts(path)->bytes:
@@ -611,7 +613,11 @@ def _siblings(path:Path)->list[Path]:
     uid = read_header(path).get("Series")
     return [f for f in sorted(path.parent.iterdir()) if f == path or (uid and f.is_file() and is_dicom(f) and read_header(f).get("Series") == uid)]
 
-def _name(source)->str: return str(source) if isinstance(source, (str, os.PathLike)) else f"{len(list(source))} given files"
+def _name(source)->str:
+    "What to call a source: its path, or the end of the path of the folder that holds all its files."
+    if isinstance(source, (str, os.PathLike)): return str(source)
+    folders = [Path(f).absolute().parent for f in source]
+    return "/".join(Path(os.path.commonpath(folders)).parts[-2:]) if folders else "an empty list of files"
 
 def series_table(
     series:list[Series], # of `list_series`
@@ -621,8 +627,8 @@ def series_table(
     return pd.DataFrame([dict(number=x.number, description=x.description or x.folder, slices=x.n, size="x".join(map(str, x.shape)), distance=f(x.spacing[2], ".3g"), pixel=f(x.spacing[0], ".3g"),
                               extent=f(x.extent, ".0f"), tilt=f(round(x.tilt, 1), ".1f"), plane=x.plane, kernel=x.kernel, contrast="yes" if x.contrast else "", problem=x.problem) for x in series])
 
-# %% ../nbs/02_dicom.ipynb #86b25330
-ZIP_LIMITS = dict(files=20_000, total=6 << 30, ratio=300)   # number, bytes, times; the ratio counts from 256 MiB on
+# %% ../nbs/02_dicom.ipynb #0488f894
+ZIP_LIMITS = dict(files=20_000, total=6 << 30, ratio=100)   # number, bytes, times; the ratio counts from 256 MiB on. CT packs 2 to 5 times, with much padding 30
 
 def unpack(
     path,   # a zip
@@ -630,6 +636,7 @@ def unpack(
 )->tuple[tempfile.TemporaryDirectory,list[str]]: # the folder lives as long as this object; and notes
     "Unpack the DICOM files of a zip, safely."
     limits, path, notes, total = ZIP_LIMITS | (limits or {}), Path(path), [], 0
+    foreign = []
     try:
         with zipfile.ZipFile(path) as z:
             members = [m for m in z.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
@@ -641,19 +648,24 @@ def unpack(
                 if name.name.startswith(".") or name.name.lower() in _NOT_IMAGES: continue
                 with z.open(m) as f:
                     head = f.read(144)
-                    if _begin(head) is None and name.suffix.lower() not in (".dcm", ".ima"): continue
+                    named = name.suffix.lower() in (".dcm", ".ima")
+                    if head and _begin(head) is None: foreign += [name.name]*named; continue
+                    if not head and not named: continue                        # an empty slice is kept: it tells of an interrupted copy
                     to = Path(keep.name, *[re.sub(r'[<>:"|?*\x00-\x1f]', "_", p)[:100] for p in name.parts]); to.parent.mkdir(parents=True, exist_ok=True)
                     if to.exists(): to = to.with_name(f"{to.stem}_{i}{to.suffix}")
                     with open(to, "wb") as out:
                         while head:
                             total += len(head)
                             if total > limits["total"] or (total > 1 << 28 and total > limits["ratio"]*path.stat().st_size):
-                                raise InputError(f"{path} unfolds into more than {total >> 20} MiB from {path.stat().st_size >> 10} KiB; that is no scan. Unpack it yourself if you trust it.")
+                                raise InputError(f"{path} unfolds into more than {total >> 20} MiB{_bomb(total, path)}")
                             out.write(head); head = f.read(1 << 20)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as e:
         if isinstance(e, InputError): raise
         raise InputError(f"Cannot unpack {path} ({str(e)[:120]}): it is damaged, incomplete or packed in an unusual way. Copy it again, or unpack it and give the folder.") from e
+    if foreign: notes.append(f"{len(foreign)} file{'s' if len(foreign) > 1 else ''} named like DICOM ({foreign[0]}) in {path.name} hold{'' if len(foreign) > 1 else 's'} something else.")
     return keep, notes
+
+def _bomb(n, path)->str: return f", {n/path.stat().st_size:.0f} times its own size; a zip bomb, or no scan (a CT packs 2 to 30 times, and a head has less than 6 GiB). It was not unpacked; if you trust it, unpack it yourself and give the folder."
 
 def _check_zip(path, members, limits)->None:
     if len(members) > limits["files"]: raise InputError(f"{path} holds {len(members)} files; more than {limits['files']} are not one scan. Unpack it and give a folder.")
@@ -665,16 +677,26 @@ def _check_zip(path, members, limits)->None:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     announced = sum(m.file_size for m in members)
     if announced > limits["total"] or (announced > 1 << 28 and announced > limits["ratio"]*path.stat().st_size):
-        raise InputError(f"{path} ({path.stat().st_size >> 10} KiB) announces {announced >> 20} MiB; that is no scan. Unpack it yourself if you trust it.")
+        raise InputError(f"{path} announces {announced >> 20} MiB{_bomb(announced, path)}")
     if announced > free: raise InputError(f"{path} needs {announced >> 20} MiB in {tempfile.gettempdir()}, where {free >> 20} MiB are free.")
 
-# %% ../nbs/02_dicom.ipynb #b2933186
+# %% ../nbs/02_dicom.ipynb #5b716019
 def _rank(x:Series, longest:float)->tuple:
     "Larger is better."
     wide = min(x.shape[0]*x.spacing[0], x.shape[1]*x.spacing[1]) >= 130
     sharp = bool(_SHARP.search(x.kernel) or re.search(r"bone|sharp", _words(x), re.I))
     return (not x.contrast, x.original and x.plane == "axial", x.plane == "axial", wide and x.extent >= .75*longest,
             -sum(x.spacing[2] > t for t in (1.3, 2.6, 4.5)), not sharp, -round(x.spacing[2], 2), x.n, -x.number)
+
+_REMEDIES = (("modality", "give the CT of this patient"), ("scout", "give the slices, not only the scout view"), ("rendered|projections|colour|screen capture|no picture|8-bit", "export the original slices in HU"),
+             ("only \\d+ slice", "give all slices of the series"), ("slices are missing|hole of|mm apart", "copy or export the whole series again, or give one with closer slices"), ("cut off|empty files|not DICOM|header is damaged|sequence", "copy the files again"),
+             ("cannot be read here", "export uncompressed"), ("patients", "separate the patients"), ("do not fit into memory", "crop the series"), ("same place|beside each other|where it lies|not a number, or|right angles", "export the series again, with the position of each slice"),
+             ("how large|mm; expected|pixels; expected|bits|make no HU|frames", "export the series again, the header is wrong"))
+
+def _remedy(problems:list[str])->str:
+    "What to do about them."
+    said = dict.fromkeys(r for p in problems for r in [next((r for pattern, r in _REMEDIES if re.search(pattern, p)), "")] if r)
+    return f" What helps: {'; '.join(list(said)[:4])}." if said else ""
 
 def choose_series(
     series:list[Series], # of `list_series`
@@ -689,8 +711,8 @@ def choose_series(
         found = exact or [x for x in series if w in f"{_words(x)} {x.kernel}".casefold()]
         if not found: raise InputError(f"No series {want!r} here. There are: {said}.")
         usable = [x for x in found if not x.problem]
-        if not usable: raise InputError(f"Series {want!r} cannot be used: {found[0].problem}.")
-    if not usable: raise InputError(f"No usable CT series. Found: {said}.")
+        if not usable: raise InputError(f"Series {want!r} cannot be used: {found[0].problem}.{_remedy([found[0].problem])}")
+    if not usable: raise InputError(f"No usable CT series. Found: {said}.{_remedy([x.problem for x in series])}")
     if len({x.patient for x in usable}) > 1:
         raise InputError(f"The slices are of {len({x.patient for x in usable})} patients (or of studies without a patient's number): {said}. Give one patient at a time, or name the series.")
     longest = lambda x: max(y.extent for y in usable if y.plane == x.plane)
@@ -814,7 +836,7 @@ def pixels(
             raws = _decompress(part) if packed else [_raw(part[0].header, part[0].frame)]
             for s, raw in zip(part, raws): yield _hu(raw, s.header)
 
-# %% ../nbs/02_dicom.ipynb #00587089
+# %% ../nbs/02_dicom.ipynb #7789dc86
 def _push(hu:np.ndarray, da:float, db:float, shape:tuple)->np.ndarray:
     "Put a slice on a wider canvas, `da` pixels along rows and `db` along columns from its corner."
     out = np.full(shape, -1024, np.int16)
@@ -836,9 +858,10 @@ def _distinct(slices:list[Slice], s:np.ndarray, notes:list):
         if i and s[i] - s[i-1] < .02:
             if not np.array_equal(hu, last):
                 a, b = slices[i-1].header, slices[i].header
-                share = float(np.mean(hu != last))
-                raise InputError(f"two different slices lie at the same place, {s[i]:.2f} mm ({a['path'].name} and {b['path'].name}, {share:.0%} of their pixels differ), and nothing in their headers tells "
-                                 f"which series they belong to. Separate them, or leave one out.")
+                share, most = float(np.mean(hu != last)), int(np.abs(hu.astype(np.int32) - last).max())
+                same = " although they bear the same number (SOPInstanceUID)" if a.get("SOPInstance") and a.get("SOPInstance") == b.get("SOPInstance") else ""
+                raise InputError(f"two different slices lie at the same place, {s[i]:.2f} mm ({a['path'].name} and {b['path'].name}, {share:.0%} of their pixels differ, by up to {most} HU){same}, and nothing in their "
+                                 f"headers tells which series they belong to. Separate them, or leave one out.")
             dropped += 1; continue
         k += 1; last = hu
         yield k, i, hu
@@ -902,37 +925,79 @@ def read_dicom(
     return image, dict(notes=notes, patient=x.patient, study=fingerprint("skeletal_fm study", x.study), series=x.description or x.folder, number=x.number, kernel=x.kernel,
                        tilt=x.tilt, slices=x.n, thickness=x.thickness, spacing=image.GetSpacing(), plane=x.plane, contrast=x.contrast) | (dict(heights=heights) if heights else {})
 
-# %% ../nbs/02_dicom.ipynb #6495fc98
+# %% ../nbs/02_dicom.ipynb #1d3fb41d
 def _safe(name:str)->str:
     "A name that is a good file name everywhere; `A A` is `A`."
     words = name.split()
     if len(words) % 2 == 0 and words[:len(words)//2] == words[len(words)//2:]: name = " ".join(words[:len(words)//2])
     return re.sub(r"[^\w.+-]+", "_", name).strip("._ ")[:80] or "study"
 
-def find_studies(
-    root, # a folder with any number of patients
-)->dict[str,list[Path]]: # name: DICOM files, sorted; names are unique and good as file names
-    "Every study in a tree of folders."
-    root, studies = Path(root), {}
-    if not root.is_dir(): raise InputError(f"There is no folder {root}.")
+class _Leaf:
+    "A folder with DICOM files in it, known by three of them."
+    def __init__(self, where, files, sound):
+        self.where, self.files, self.sound = where, files, sound
+        heads = [read_header(f) for f in dict.fromkeys([sound[0], sound[len(sound)//2], sound[-1]])]
+        h = next((h for h in heads if h.get("Study")), heads[0])
+        self.key = (h["Study"], patient_key(h)) if h.get("Study") else str(where)
+        self.series, self.all = {h["Series"] for h in heads if h.get("Series")}, None
+        self.some = {h["SOPInstance"] for h in heads if h.get("SOPInstance")}
+
+    def instances(self)->set:
+        "The numbers of all its slices; read only where a copy is suspected."
+        if self.all is None: self.all = {h.get("SOPInstance") or (h.get("Series"), str(h.get("Instance"))) for h in map(read_header, self.sound)}
+        return self.all
+
+    def shares(self, other)->bool:
+        "Whether one is a copy of the other, or of a part of it."
+        return bool(self.some & other.some or self.series & other.series and self.instances() & other.instances())
+
+def _leaves(root:Path)->list[_Leaf]:
+    out = []
     for where, below, names in os.walk(root):
         below[:] = sorted(b for b in below if not b.startswith((".", "__MACOSX")))
         files = [Path(where)/n for n in sorted(names) if not n.startswith(".") and n.lower() not in _NOT_IMAGES and Path(n).suffix.lower() not in _OTHER]
-        first = next((f for f in files if is_dicom(f)), None)
-        if first is None: continue
-        h = read_header(first)
-        uid = (h["Study"], patient_key(h)) if h.get("Study") else str(where)
-        files = [f for f in files if f.suffix.lower() in (".dcm", ".ima") or is_dicom(f)]
-        studies.setdefault(uid, []).append((Path(where), files))
-    common = {u: os.path.commonpath([w for w, _ in leaves]) for u, leaves in studies.items()}
-    parts = {u: Path(c).relative_to(root).parts for u, c in common.items()}
-    out = {}
-    for u, leaves in studies.items():
-        k = next((k for k in range(1, len(parts[u])) if sum(p[:k] == parts[u][:k] for p in parts.values()) == 1), len(parts[u]))
-        name = base = _safe(m[0]) if (m := re.search(r"CQ500CT\d+", common[u])) else "_".join(map(_safe, parts[u][:k])) or _safe(root.resolve().name)
-        i = 1
-        while name.lower() in {o.lower() for o in out}: i += 1; name = f"{base}-{i}"
-        out[name] = sorted(f for _, files in leaves for f in files)
+        sound = [f for f in files if is_dicom(f)]
+        torn = [f for f in files if f.suffix.lower() in (".dcm", ".ima") and f.is_file()] if sound else []
+        if sound: out.append(_Leaf(Path(where), sorted({*sound, *torn}), sound))
+    return out
+
+def _joined(leaves:list[_Leaf], everything:list[_Leaf])->list[list[_Leaf]]:
+    "Folders of one study number, put together where they are its series and not copies of each other."
+    common = Path(os.path.commonpath([x.where for x in leaves]))
+    beside = all(x.where == common or x.where.parent == common for x in leaves)
+    if not beside and any(y.key != leaves[0].key and y.where.is_relative_to(common) for y in everything):
+        parents = {}                                                           # other studies lie between them: only neighbours belong together
+        for x in leaves: parents.setdefault(x.where.parent, []).append(x)
+        return [g for part in parents.values() for g in _joined(part, everything)]
+    copies = [x for x in leaves if any(x is not y and x.shares(y) for y in leaves)]
+    if copies: return [[x] for x in leaves]
+    return [leaves]
+
+def _names(folders:list[tuple], above="")->list[str]:
+    "For each path (as parts, below `above`) its last part, with as many parents as it takes to tell it from the others."
+    end = lambda p, k: "_".join(map(_safe, p[-k:])).lower()
+    often = [Counter(end(p, k + 1) for p in folders) for k in range(max(map(len, folders), default=0))]
+    out, taken = [], set()
+    for p in folders:
+        k = next((k for k in range(1, len(p)) if often[k-1][end(p, k)] == 1), len(p))
+        name = base = _safe(m[0]) if (m := re.search(r"CQ500CT\d+", "/".join([above, *p]))) else "_".join(map(_safe, p[-k:]))
+        n = 1
+        while name.lower() in taken: n += 1; name = f"{base}-{n}"
+        out.append(name); taken.add(name.lower())
+    return out
+
+def find_studies(
+    root, # a folder with any number of patients
+)->dict[str,list[Path]]: # name: its files, sorted, with those that are torn or empty; names are unique and good as file names
+    "Every study in a tree of folders."
+    root, studies = Path(root), {}
+    if not root.is_dir(): raise InputError(f"There is no folder {root}.")
+    everything = _leaves(root)
+    for x in everything: studies.setdefault(x.key, []).append(x)
+    items = [g for leaves in studies.values() for g in _joined(leaves, everything)]
+    top = root.resolve()
+    names = _names([Path(os.path.commonpath([x.where for x in g])).relative_to(root).parts or (top.name or "study",) for g in items], str(top))
+    out = {n: sorted(f for x in g for f in x.files) for n, g in zip(names, items)}
     return dict(sorted(out.items(), key=lambda i: [int(t) if t.isdigit() else t.lower() for t in re.split(r"(\d+)", i[0])]))
 
 _OTHER = {".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".stl", ".ply", ".obj", ".off", ".vtk", ".vtp", ".csv", ".txt", ".md", ".json", ".xml", ".pdf", ".png", ".jpg", ".html", ".zip", ".py", ".ipynb"}

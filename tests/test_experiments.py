@@ -114,17 +114,19 @@ def test_another_configuration_overwrites_nothing(nb, runs, tmp_path):
 
 @each
 def test_own_meshes(nb, tmp_path):
-    "A folder of meshes in mm, LPS, with labels, goes the whole way."
+    "A folder of skulls in mm, LPS, in any pose, with labels, goes the whole way."
     if "\nflow_steps" not in parameters_of(nb):
         pytest.skip("trains nothing")
     import trimesh
-    from skeletal_fm.core import canonical_to_lps, to_mesh
-    from skeletal_fm.viz import toy_skull
+    from skeletal_fm.core import canonical_to_lps
+    from skeletal_fm.phantom import sample_parameters, skull
     scans = tmp_path / "scans"
     scans.mkdir()
-    mesh, rng, rows = to_mesh(*toy_skull(4.)), np.random.default_rng(0), ["file,quality_score"]
-    for i in range(8):
-        own = trimesh.Trimesh(canonical_to_lps(mesh.vertices * rng.uniform(.85, 1., 3)) + rng.uniform(-200, 200, 3), mesh.faces, process=False)
+    rng, rows = np.random.default_rng(0), ["file,quality_score"]
+    for i in range(6):
+        mesh = skull(sample_parameters(3 + i % 3, rng), 3.)
+        turn = trimesh.transformations.rotation_matrix(rng.uniform(-.5, .5), rng.standard_normal(3))[:3, :3]
+        own = trimesh.Trimesh(canonical_to_lps(mesh.vertices @ turn.T) + rng.uniform(-200, 200, 3), mesh.faces, process=False)
         if own.volume < 0:
             own.invert()
         own.export(scans / f"skull_{i}.stl")
@@ -132,7 +134,7 @@ def test_own_meshes(nb, tmp_path):
     (scans / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     result = papermill(nb, tmp_path / "executed.ipynb", cwd=tmp_path, preset="smoke", data=scans, out_dir=tmp_path / "run")
     assert result.returncode == 0, said(result)[-4000:]
-    assert {p.name for p in scans.iterdir()} == {f"skull_{i}.stl" for i in range(8)} | {"labels.csv"}, "the user's folder was changed"
+    assert {p.name for p in scans.iterdir()} == {f"skull_{i}.stl" for i in range(6)} | {"labels.csv"}, "the user's folder was changed"
     generated = list((tmp_path / "run").rglob("*.ply"))
     assert generated and list((tmp_path / "run").rglob("*.nii.gz")), "no generated mesh or volume"
     sizes = [np.ptp(trimesh.load(p).vertices, axis=0).max() for p in generated if p.stat().st_size > 1000]

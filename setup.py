@@ -30,6 +30,7 @@ setup(
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements")},
     entry_points={"nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    package_data={cfg["lib_path"]: ["pretrained/*.json", "pretrained/*/*.safetensors", "pretrained/*/*.md"]},
     include_package_data=False,
     zip_safe=False,
 )

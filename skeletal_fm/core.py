@@ -6,7 +6,7 @@
 __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'Grid', 'paper_grid', 'lps_to_canonical', 'canonical_to_lps',
            'to_mesh', 'Preset', 'preset', 'parse_overrides', 'check_params', 'seed_everything', 'device', 'autocast',
            'stream_seed', 'stream_generator', 'fingerprint', 'atomic', 'write_json', 'read_json', 'project_root',
-           'resolve', 'alone', 'Run', 'environment', 'require_disk', 'progress_bar']
+           'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
 import hashlib, json, os, random, shutil, socket, sys
@@ -127,7 +127,7 @@ def to_mesh(
     points = (points - 0.5)*np.array(grid.spacing) + np.array(grid.origin)
     return trimesh.Trimesh(points, faces, process=False)
 
-# %% ../nbs/00_core.ipynb #de7e3d46
+# %% ../nbs/00_core.ipynb #4655da98
 @dataclass(frozen=True)
 class Preset:
     "Sizes, budgets and learning rates of one experiment."
@@ -160,10 +160,16 @@ class Preset:
     ema_decay: float = 0.995    # of the denoiser's weights, every 10 steps
     n_timesteps: int = 300      # T: times a training step may draw
     # sampling
-    n_steps: int = 300          # S: Euler steps
+    n_steps: int = 300          # S: steps of a sampler
+    method: str = "default"     # of sampling; the objective's own: "euler" of OTFM, "ancestral" of DDPM
     n_samples: int = 16
     # machine
     precision: str = "bf16"     # "bf16" autocast, or "fp32"
+    ae_accumulate: int = 1      # micro-batches that a batch of the autoencoder is cut into, to need less memory
+    flow_accumulate: int = 1    # the same for the denoiser
+    checkpointing: bool = False # compute blocks again in the backward pass: more time, much less memory
+    compile: bool = False       # hand the networks to torch.compile
+    flips: bool = False         # also train the denoiser on mirrored skulls, left for right
 
     def __post_init__(self):
         for f in fields(self):
@@ -175,12 +181,15 @@ class Preset:
             elif want is float and type(v) is int: v = float(v)
             if not str(want).startswith("tuple") and type(v) is not want:
                 raise InputError(f"Preset field {f.name!r} should be {want.__name__}, got {v!r} ({type(v).__name__}).")
-            if isinstance(v, (int, float)) and not 0 < v < float("inf"): raise InputError(f"Preset field {f.name!r} should be positive, got {v!r}.")
+            if type(v) in (int, float) and not 0 < v < float("inf"): raise InputError(f"Preset field {f.name!r} should be positive, got {v!r}.")
             object.__setattr__(self, f.name, v)
         if len(self.in_shape) != 3: raise InputError(f"Preset field 'in_shape' needs three sizes, got {self.in_shape}.")
         for k, known in dict(restart_from=("any", "foreground"), padding_mode=("replicate", "zeros"), latent_scaling=("minmax", "standard")).items():
             if getattr(self, k) not in known: raise InputError(f"Preset field {k!r} should be one of {known}, got {getattr(self, k)!r}.")
         if self.precision not in ("bf16", "fp32"): raise InputError(f"Preset field 'precision' should be 'bf16' or 'fp32', got {self.precision!r}.")
+        for k in ("ae", "flow"):
+            n, parts = getattr(self, f"{k}_batch"), getattr(self, f"{k}_accumulate")
+            if n % parts: raise InputError(f"Preset field '{k}_accumulate' = {parts} should divide '{k}_batch' = {n}.")
 
     @property
     def grid(self)->Grid:
@@ -189,7 +198,7 @@ class Preset:
 
     def to_dict(self)->dict: return asdict(self)
 
-# %% ../nbs/00_core.ipynb #e83cf658
+# %% ../nbs/00_core.ipynb #816835ad
 PRESETS = {p.name: p for p in [
     Preset("smoke", spacing=5.1, in_shape=(24,20,28), n_train=10, n_test=5, n_hiddens=4, n_codes=32, code_dim=4,
            ae_steps=6, ae_batch=2, ae_lr=1e-3, base=8, mults=(1,2), heads=2, flow_steps=6, flow_batch=4, flow_lr=1e-3,
@@ -200,7 +209,7 @@ PRESETS = {p.name: p for p in [
     Preset("half", spacing=1.02, in_shape=(192,148,216), n_train=726, n_test=182, n_hiddens=16, n_codes=4096,
            ae_steps=20_000, ae_batch=1, ae_lr=3e-4, base=64, mults=(1,2,4,8), flow_steps=40_000, flow_batch=4, flow_lr=1e-4,
            n_steps=50, n_samples=16),
-    Preset("paper", spacing=0.51, in_shape=(374,289,420), n_train=726, n_test=182, n_samples=726),
+    Preset("paper", spacing=0.51, in_shape=(374,289,420), n_train=726, n_test=182, n_samples=726, checkpointing=True),
 ]}
 
 # %% ../nbs/00_core.ipynb #9b76cc46
@@ -216,7 +225,7 @@ def preset(
         if k not in known: raise InputError(f"Unknown preset field {k!r}.{nearest(k, known)} Known fields: {', '.join(known)}.")
     return replace(PRESETS[name], **overrides)
 
-# %% ../nbs/00_core.ipynb #011f4276
+# %% ../nbs/00_core.ipynb #93425b44
 def parse_overrides(
     text:str, # e.g. "base=64 mults=1,2,4"; separated by spaces
 )->dict:
@@ -227,7 +236,10 @@ def parse_overrides(
         k, sep, v = word.partition("=")
         if not sep or k not in known:
             raise InputError(f"Overrides are written name=value with names of preset fields, separated by spaces; got {word!r}.{nearest(k, known)}")
-        try: out[k] = tuple(int(x) for x in v.split(",") if x) if str(known[k]).startswith("tuple") else known[k](v)
+        try:
+            if str(known[k]).startswith("tuple"): out[k] = tuple(int(x) for x in v.split(",") if x)
+            elif known[k] is bool: out[k] = (False, True)[["false", "true"].index(v.lower())]
+            else: out[k] = known[k](v)
         except ValueError: raise InputError(f"Override {word!r}: {v!r} is not of type {known[k]}.") from None
     return out
 
@@ -274,8 +286,8 @@ def autocast(
     "Context in which matrix products and convolutions run in `precision`."
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
-# %% ../nbs/00_core.ipynb #abbcba53
-STREAMS = ("step", "layers", "order", "start", "sample")
+# %% ../nbs/00_core.ipynb #ca479160
+STREAMS = ("step", "layers", "order", "start", "sample", "row")
 
 def stream_seed(
     seed:int,          # of the run
@@ -355,7 +367,7 @@ def resolve(
     p = Path(path).expanduser()
     return p if p.is_absolute() else project_root()/p
 
-# %% ../nbs/00_core.ipynb #49e20a47
+# %% ../nbs/00_core.ipynb #3a4a0e7b
 def _alive(pid:int)->bool:
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
@@ -368,6 +380,7 @@ def alone(
 ):
     "Within this block no other process that asks for the same lock works."
     file, me = Path(file), f"{socket.gethostname()} {os.getpid()}"
+    file.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try: fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY); break
         except FileExistsError:
@@ -380,6 +393,13 @@ def alone(
         with os.fdopen(fd, "w") as f: f.write(me)
         yield
     finally: file.unlink(missing_ok=True)
+
+def _says_nothing(key:str, old:dict, new:dict)->bool:
+    "Whether a difference in a preset's field does not make another experiment."
+    where, _, name = key.rpartition(".")
+    if where.rpartition(".")[2] != "preset": return False
+    usual = PRESETS.get(new.get(f"{where}.name"))
+    return name in ("checkpointing", "compile") or (key not in old and hasattr(usual, name) and new.get(key) == getattr(usual, name))
 
 class Run:
     "A folder that holds one experiment: `config.json` and its finished stages."
@@ -404,7 +424,7 @@ class Run:
     def _compare(self, old:dict, new:dict, what:str):
         flat = lambda d, pre="": {k2: v2 for k, v in d.items() for k2, v2 in (flat(v, f"{pre}{k}.").items() if isinstance(v, dict) else {f"{pre}{k}": v}.items())}
         a, b = flat(old), flat(new)
-        diff = [f"{k}: {a.get(k, 'absent')!r} there, {b.get(k, 'absent')!r} now" for k in sorted({*a, *b}) if a.get(k, a) != b.get(k, b)]
+        diff = [f"{k}: {a.get(k, 'absent')!r} there, {b.get(k, 'absent')!r} now" for k in sorted({*a, *b}) if a.get(k, a) != b.get(k, b) and not _says_nothing(k, a, b)]
         if diff: raise InputError(f"{what} ({'; '.join(diff[:6])}{'; …' if len(diff) > 6 else ''}). Nothing was overwritten. "
                                   "Choose another out_dir, use the old settings, or delete that folder.")
 
@@ -461,9 +481,21 @@ def require_disk(
         raise InputError(f"{folder} needs about {needed/2**20:.0f} MiB of disk, but only {free/2**20:.0f} MiB are free there. "
                          "Free some space, or give an out_dir on another disk.")
 
-# %% ../nbs/00_core.ipynb #5c0e0a13
+# %% ../nbs/00_core.ipynb #5b840066
+@contextmanager
+def memory_advice(
+    advice:str, # what to lower, as a sentence
+):
+    "Within this block, running out of memory becomes an `InputError` that says what to do."
+    try: yield
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as e:
+        words = ("out of memory", "can't allocate memory", "not enough memory")
+        if isinstance(e, RuntimeError) and not any(w in str(e) for w in words): raise
+        first = (str(e).strip() or "MemoryError").splitlines()[0]
+        raise InputError(f"Out of memory ({first[:200]}). {advice}") from e
+
+# %% ../nbs/00_core.ipynb #76af89a7
 def progress_bar(total:int, initial:int=0, what:str="", show:bool=True)->tqdm:
     "A bar that keeps quiet in tests and writes rarely to notebooks and files."
     return tqdm(total=total, initial=initial, desc=what, disable=not show or bool(os.environ.get("IN_TEST")),
                 mininterval=.5 if sys.stderr.isatty() else 30, leave=False)
-

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'cosine_betas', 'predicted_x0', 'ancestral_step', 'ddim_step', 'DDPM']
 
-# %% ../nbs/08_ddpm.ipynb #9cc28acf
+# %% ../nbs/08_ddpm.ipynb #b6e2d473
+import math
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -14,7 +15,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .core import InputError
-from .flow import as_condition, column, draw_noise, drop_condition, guided, start_noise
+from .flow import Trace, as_condition, check_method, check_objective, check_steps, column, draw_noise, draw_steps, drop_condition, guidance_calls, guided, start_noise
 
 # %% ../nbs/08_ddpm.ipynb #9ffb0ca9
 def cosine_betas(
@@ -27,16 +28,19 @@ def cosine_betas(
     alpha_bar = torch.cos((tau + offset)/(1 + offset)*torch.pi/2)**2
     return (1 - alpha_bar[1:]/alpha_bar[:-1]).clamp(max=largest)
 
-# %% ../nbs/08_ddpm.ipynb #b8b6838e
+# %% ../nbs/08_ddpm.ipynb #30960f96
 def predicted_x0(
     z:Tensor,         # `[B,...]`
     eps:Tensor,       # the network's guess of the noise, like `z`
     alpha_bar:float,  # share of signal variance at this step
-    clip:bool=True,   # clamp to [-1,1]
+    clip:float=1.,    # clamp to [-clip, clip]; None does not
+    trace:Trace=None, # gets the share that was cut off
 )->Tensor: # like `z`
     "The data that `z` would come from, if `eps` were its noise."
     x0 = (z - (1-alpha_bar)**.5*eps)/alpha_bar**.5
-    return x0.clamp(-1, 1) if clip else x0
+    if clip is None: return x0
+    if trace is not None: trace.clipped.append((x0.abs() > clip).float().mean().item())
+    return x0.clamp(-clip, clip)
 
 # %% ../nbs/08_ddpm.ipynb #d69380fd
 def ancestral_step(
@@ -59,7 +63,7 @@ def ddim_step(
     "Put the guessed noise back, in a smaller amount."
     return alpha_next**.5*x0 + (1-alpha_next)**.5*eps
 
-# %% ../nbs/08_ddpm.ipynb #447e5f76
+# %% ../nbs/08_ddpm.ipynb #c70b90e3
 METHODS = ("ancestral", "ddim")
 
 @dataclass(frozen=True)
@@ -68,21 +72,29 @@ class DDPM:
     n_timesteps:int=300 # T
     norm:str="l1"       # "l1" or "mse": error between predicted and true noise
     drop:float=0.1      # probability of training a sample without its condition
+    clip:float=1.       # clamp the guessed data to [-clip, clip] when sampling; None does not
     alpha_bar:Tensor = field(init=False, repr=False, compare=False) # `[T]`, float64: share of signal variance at step i
 
     def __post_init__(self):
         if self.norm not in ("mse", "l1"): raise InputError(f"norm should be 'mse' or 'l1', got {self.norm!r}.")
+        if self.clip is not None and (isinstance(self.clip, bool) or not isinstance(self.clip, (int, float)) or not 0 < self.clip < math.inf):
+            raise InputError(f"clip should be the largest number the data may have, or None for no bound; got {self.clip!r}.")
+        check_objective(self)
         object.__setattr__(self, "alpha_bar", torch.cumprod(1 - cosine_betas(self.n_timesteps), 0))
+
+    @property
+    def config(self)->dict:
+        "What makes this objective again: `DDPM(**config)`."
+        return dict(n_timesteps=self.n_timesteps, norm=self.norm, drop=self.drop, clip=self.clip)
 
     def loss(self,
         model:Callable, # `model(z, i, cond)`: noise like `z`
-        x0:Tensor,      # clean data `[B,...]`, about [-1,1]
+        x0:Tensor,      # clean data `[B,...]`
         cond=None,      # Quality Scores `[B]`; 0 or None: no condition
-        generator=None, # of times, noise and dropped conditions
+        generator=None, # of times, noise and dropped conditions; one, or a list with one per sample
     )->Tensor: # scalar
         "Mean error of the predicted noise at random times."
-        at = x0.device if generator is None else generator.device
-        i = torch.randint(self.n_timesteps, (len(x0),), generator=generator, device=at).to(x0.device)
+        i = draw_steps(len(x0), self.n_timesteps, generator, x0.device)
         eps = draw_noise(x0.shape, generator, x0.device)
         a = column(self.alpha_bar.to(x0.device)[i], x0)
         z = a.sqrt().to(x0.dtype)*x0 + (1-a).sqrt().to(x0.dtype)*eps
@@ -94,8 +106,17 @@ class DDPM:
     )->list[int]: # from T-1 down to 0 or a little above
         "The steps that a sampler of `n_steps` visits."
         T = self.n_timesteps
-        if type(n_steps) is not int or not 1 <= n_steps <= T: raise InputError(f"n_steps should be a whole number from 1 to T = {T}, got {n_steps!r}.")
+        check_steps(n_steps, T)
         return [(2*T*(n_steps-j) + n_steps)//(2*n_steps) - 1 for j in range(n_steps)]
+
+    def n_calls(self,
+        n_steps:int=300,
+        method:str="ancestral", # one of `METHODS`
+        guidance:float=1.,
+    )->int: # calls of the network for a batch
+        "What sampling will cost: one call a step, two with guidance."
+        check_method(method, METHODS)
+        return len(self.steps(n_steps))*guidance_calls(guidance)
 
     @torch.no_grad()
     def sample(self,
@@ -105,21 +126,23 @@ class DDPM:
         n_steps:int=300,         # S, at most T
         method:str="ancestral",  # "ancestral" or "ddim"
         noise:Tensor=None,       # start here instead of drawing
-        generator=None,          # one, or a list with one per sample
+        generator=None,          # one, or a list with one per sample; of the start and of the ancestral noise
         guidance:float=1.,
         callback:Callable=None,  # `callback(j, t, z)` with t = (i+1)/T
-        clip:bool=True,          # clamp the guessed data to [-1,1] in every step
+        trace:Trace=None,        # filled in: calls, times, share clipped in each step
     )->Tensor: # samples of `shape`
         "Remove noise step by step."
-        if method not in METHODS: raise InputError(f"Unknown sampler {method!r}; there are {', '.join(METHODS)}.")
+        check_method(method, METHODS)
         steps, T = self.steps(n_steps), self.n_timesteps
         z = start_noise(model, shape, noise, generator)
-        f = guided(model, as_condition(cond, len(z), z.device), guidance)
+        f = guided(model, as_condition(cond, len(z), z.device), guidance, trace)
         alphas = self.alpha_bar[steps].tolist() + [1.]
         for j, i in enumerate(steps):
             if callback: callback(j, (i+1)/T, z)
+            if trace is not None: trace.times.append((i+1)/T)
             eps = f(z, torch.full((len(z),), float(i), device=z.device))
-            x0 = predicted_x0(z, eps, alphas[j], clip)
+            if not torch.isfinite(eps).all(): raise InputError(f"The predicted noise is not finite at step {j+1} of {n_steps} (i = {i}). Was the network trained to the end, and in a precision that holds its activations?")
+            x0 = predicted_x0(z, eps, alphas[j], self.clip, trace)
             if method == "ddim": z = ddim_step(x0, eps, alphas[j+1])
             else: z = ancestral_step(z, x0, alphas[j], alphas[j+1], draw_noise(shape, generator, z.device) if j < n_steps-1 else torch.zeros_like(z))
         if callback: callback(n_steps, 0., z)

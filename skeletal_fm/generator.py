@@ -4,23 +4,27 @@
 
 # %% auto #0
 __all__ = ['Volumes', 'vqvae_options', 'unet_options', 'train_autoencoder', 'reconstruct', 'Latents', 'load_latents',
-           'encode_latents', 'train_denoiser', 'generated', 'generate', 'seconds_per_step', 'estimate']
+           'codebook_bounds', 'encode_latents', 'make_objective', 'sampling', 'train_denoiser', 'run_job',
+           'autoencoder_file', 'train', 'generated', 'generate', 'seconds_per_step', 'estimate']
 
-# %% ../nbs/10_generator.ipynb #5c0e0a07
-import math, os, time
+# %% ../nbs/10_generator.ipynb #2477f75f
+import json, math, os, sys, time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .core import InputError, Preset, autocast, fingerprint, progress_bar, stream_generator, stream_seed
-from .train import EMA, Checkpoint, Log, Shuffle, fit, usual_lr
+from .core import InputError, Preset, autocast, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_generator, stream_seed
+from .ddpm import DDPM
+from .flow import OTFM
+from .train import EMA, Checkpoint, Draw, LivePlot, Log, Shuffle, Team, Tracker, fit, launch, usual_lr
 from .unet import UNet
 from .volume import downsample
 from .vqvae import VQVAE, reconstruction_error, reconstruction_loss
-from .weights import load_model, read_meta, read_tensors, save_model, write_tensors
+from .weights import load_model, pretrained, pretrained_models, read_meta, read_tensors, save_model
 
 # %% ../nbs/10_generator.ipynb #a23464b7
 class Volumes:
@@ -48,50 +52,63 @@ def _fresh(build:Callable, seed:int, device)->nn.Module:
         torch.manual_seed(stream_seed(seed, 0, "start"))
         return build().to(device)
 
-# %% ../nbs/10_generator.ipynb #79356ec8
+# %% ../nbs/10_generator.ipynb #4c5adb7d
 def vqvae_options(preset:Preset)->dict:
     "What a preset says about the autoencoder."
-    return {k: getattr(preset, k) for k in ("n_hiddens", "n_codes", "code_dim", "restart_from", "padding_mode", "latent_scaling")} | dict(decay=preset.code_decay)
+    return {k: getattr(preset, k) for k in ("n_hiddens", "n_codes", "code_dim", "restart_from", "padding_mode", "latent_scaling", "checkpointing")} | dict(decay=preset.code_decay)
 
 def unet_options(preset:Preset)->dict:
     "What a preset says about the denoiser."
-    return {k: getattr(preset, k) for k in ("base", "mults", "heads", "kernel_depth")}
+    return {k: getattr(preset, k) for k in ("base", "mults", "heads", "kernel_depth", "checkpointing")}
 
-# %% ../nbs/10_generator.ipynb #ad848948
+# %% ../nbs/10_generator.ipynb #51773df2
 def train_autoencoder(
     dataset,              # a `SkullDataset` or anything like it: volumes `[1,D,H,W]` in [-1,1] on `dataset.grid`
     preset:Preset,        # `ae_steps`, `ae_batch`, `ae_lr`, widths, codes, precision
     folder,               # gets autoencoder.safetensors and log.csv; a checkpoint while at work
     *,
     in_shape=None,        # grid that the encoder sees; default `dataset.in_shape`, else `preset.in_shape`
+    out_shape=None,       # grid of the reconstruction; default `dataset.grid.shape`
     seed:int=0,
     device="cpu",
+    extra:nn.Module=None, # a further term of the loss: `extra(recon, target, step, generators)` gives a scalar and a dict of numbers to log
     checkpoint:Checkpoint=None, # default: in `folder`, every half minute
     after_step:Sequence[Callable]=(), # further hooks of `fit`
     progress:str="autoencoder", # "" shows no bar
-    **options,            # of `VQVAE`: checkpointing, norm_groups, ...
+    **options,            # of `VQVAE`, beyond the preset: norm_groups, ...
 )->VQVAE: # in eval mode
     "Train the VQ-VAE, or read the finished one in `folder`."
-    folder, done = Path(folder), Path(folder)/"autoencoder.safetensors"
-    if done.exists(): return load_model(done, VQVAE, device)
-    vqvae = _fresh(lambda: VQVAE(in_shape or getattr(dataset, "in_shape", preset.in_shape), dataset.grid.shape, **vqvae_options(preset), **options), seed, device)
+    folder, done, team = Path(folder), Path(folder)/"autoencoder.safetensors", Team.of(device)
+    if done.exists(): return load_model(done, VQVAE, team.device)
+    shapes = in_shape or getattr(dataset, "in_shape", preset.in_shape), out_shape or dataset.grid.shape
+    vqvae = _fresh(lambda: VQVAE(*shapes, **vqvae_options(preset) | options), seed, team.device)
     volumes, shuffle = Volumes(dataset), Shuffle(len(dataset), preset.ae_batch, seed)
     bone_weight = lambda step: 1 + (preset.bone_weight - 1)*max(0., 1 - step/(.6*preset.ae_steps))
 
-    def loss_fn(batch, generator):
-        volume, weight = batch
-        target = volume.float()*2 - 1
-        out = vqvae(downsample(target, vqvae.in_shape), generator)
-        loss = reconstruction_loss(out, target, bone_weight=weight.item())
+    def loss_fn(batch, draw):
+        volume = batch.float()*2 - 1
+        target = volume if vqvae.out_shape == tuple(volume.shape[2:]) else downsample(volume, vqvae.out_shape)
+        out = vqvae(downsample(volume, vqvae.in_shape), draw.shared)
+        loss = reconstruction_loss(out, target, bone_weight=bone_weight(draw.step))
         with torch.no_grad(): error = reconstruction_error(out.recon, target)
-        return loss, dict(error=error, commitment=out.commitment, perplexity=out.perplexity, codes_used=out.n_used)
+        logged = dict(error=error, commitment=out.commitment, perplexity=out.perplexity, codes_used=out.n_used)
+        if extra is None: return loss, logged
+        term, numbers = extra(out.recon, target, draw.step, draw.samples)
+        return loss + term, logged | numbers
 
-    opt = torch.optim.Adam(vqvae.parameters(), preset.ae_lr, betas=(.5, .9))
+    model, groups = vqvae, [dict(params=list(vqvae.parameters()))]
+    if extra is not None:
+        model = nn.ModuleDict(dict(vqvae=vqvae, extra=extra.to(team.device)))
+        if trained := [p for p in extra.parameters() if p.requires_grad]: groups.append(dict(params=trained))
+    opt = torch.optim.Adam(groups, preset.ae_lr, betas=(.5, .9))
     checkpoint = checkpoint or Checkpoint(folder)
-    fit(vqvae, loss_fn, opt, lambda step: (volumes(shuffle.at(step)), torch.tensor(bone_weight(step))), preset.ae_steps, seed=seed, lr_at=usual_lr(preset.ae_lr, preset.ae_steps), clip=1.,
-        precision=preset.precision, checkpoint=checkpoint, after_step=[Log(folder), *after_step], progress=progress)
-    save_model(done, vqvae, seed=seed, steps=preset.ae_steps, data=dataset.fingerprint)
-    checkpoint.delete()
+    fit(model, loss_fn, opt, shuffle, volumes, preset.ae_steps, seed=seed, accumulate=preset.ae_accumulate, lr_at=usual_lr(preset.ae_lr, preset.ae_steps), clip=1.,
+        precision=preset.precision, compile=preset.compile, checkpoint=checkpoint, after_step=[Log(folder), *after_step], team=team, progress=progress)
+    if team.first:
+        save_model(done, vqvae, seed=seed, steps=preset.ae_steps, data=dataset.fingerprint, preset=preset.to_dict(), grid=dataset.grid.to_dict(),
+                   reference=getattr(dataset, "reference", "keep"), loss=getattr(extra, "config", None))
+        checkpoint.delete()
+    team.wait()
     return vqvae.eval()
 
 # %% ../nbs/10_generator.ipynb #a3e1f1df
@@ -107,28 +124,46 @@ def reconstruct(
     with autocast(device, precision): out = vqvae(downsample(x.to(device), vqvae.in_shape)).recon.float().cpu()
     return out[0] if volume.ndim == 4 else out
 
-# %% ../nbs/10_generator.ipynb #ce89fccf
+# %% ../nbs/10_generator.ipynb #0ff34261
 @dataclass
 class Latents:
     "What the denoiser learns from."
-    x0:Tensor             # `[N,k,d,h,w]`, float16, about [-1,1]
+    x0:Tensor             # `[N,k,d,h,w]`, float16, about [-1,1] or of spread 1
     quality_scores:Tensor # `[N]` int64; 0 is unknown
-    ids:list              # names of the skulls
+    ids:list              # names of the skulls; mirrored ones end in "/mirrored"
+    about:dict = field(default_factory=dict) # of the file: fingerprints of `autoencoder` and `data`, `bounds` of the codebook, `bound` of its codes in the scale of `x0`
 
     def __len__(self): return len(self.x0)
 
     @property
     def outside(self)->float:
-        "Share of numbers outside [-1,1], which DDPM's clipping cannot reach."
-        return sum((x.float().abs() > 1).sum().item() for x in self.x0)/self.x0.numel()
+        "Share of numbers beyond the largest code, which DDPM's clipping cannot reach."
+        bound = self.about.get("bound", 1.)
+        return sum((x.float().abs() > bound).sum().item() for x in self.x0)/self.x0.numel()
 
 def load_latents(
     folder, # written by `encode_latents`
 )->Latents:
     "Latents of an earlier run, mapped from the disk."
     path = Path(folder)/"latents.safetensors"
-    t = read_tensors(path)
-    return Latents(t["x0"], t["quality_scores"], read_meta(path)["ids"])
+    t, about = read_tensors(path), read_meta(path)
+    return Latents(t["x0"], t["quality_scores"], about["ids"], {k: v for k, v in about.items() if k != "ids"})
+
+# %% ../nbs/10_generator.ipynb #87ceb14d
+def _file_start(scores:Tensor, shape:Sequence[int], meta:dict)->bytes:
+    "All of a latents file but the latents: a safetensors header, and the Quality Scores."
+    n = scores.numel()*8
+    entries = dict(__metadata__=dict(skeletal_fm=json.dumps(meta)), quality_scores=dict(dtype="I64", shape=list(scores.shape), data_offsets=[0, n]),
+                   x0=dict(dtype="F16", shape=list(shape), data_offsets=[n, n + 2*math.prod(shape)]))
+    text = json.dumps(entries).encode()
+    text += b" "*(-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + scores.numpy().tobytes()
+
+def codebook_bounds(vqvae:VQVAE)->dict:
+    "Extremes of the codebook, and its largest number in the scale of `to_latent`."
+    lo, hi = vqvae.extremes
+    centre, unit = (x.flatten() for x in vqvae.scaling)
+    return dict(bounds=[lo.item(), hi.item()], bound=((vqvae.codebook.codes - centre)/unit).abs().max().item())
 
 @torch.no_grad()
 def encode_latents(
@@ -138,22 +173,55 @@ def encode_latents(
     *,
     device="cpu",
     precision:str="fp32",
+    flips:bool=False,      # append every skull mirrored, left for right
     progress:str="latents",
 )->Latents:
     "Latents of a whole data set, computed once for this autoencoder and these data."
-    path, source = Path(folder)/"latents.safetensors", fingerprint(dataset.fingerprint, list(map(str, dataset.ids)), dict(vqvae.state_dict()))
+    path, ids, autoencoder = Path(folder)/"latents.safetensors", list(map(str, dataset.ids)), dict(vqvae.state_dict())
+    source = fingerprint(dataset.fingerprint, ids, autoencoder, *["mirrored"]*flips)
     if path.exists() and read_meta(path)["source"] == source: return load_latents(folder)
-    vqvae, x0 = vqvae.eval().to(device), []
-    with progress_bar(len(dataset), what=progress, show=bool(progress)) as bar:
-        for i in range(len(dataset)):
-            x = dataset[i]["volume"][None].to(device)
-            with autocast(torch.device(device), precision): x0.append(vqvae.to_latent(downsample(x, vqvae.in_shape))[0].half().cpu())
+    vqvae, device, n, part = vqvae.eval().to(device), torch.device(device), len(ids), path.with_name("latents.part")
+    meta = dict(ids=ids + [f"{i}/mirrored" for i in ids]*flips, source=source, autoencoder=fingerprint(autoencoder), data=dataset.fingerprint, **codebook_bounds(vqvae))
+    shape = (len(meta["ids"]), vqvae.pre.out_channels, *vqvae.latent_shape)
+    start = _file_start(torch.as_tensor([int(q) for q in dataset.quality_scores]*(1 + flips)), shape, meta)
+    require_disk(path.parent, len(start) + 2*math.prod(shape))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = 0
+    if part.exists():
+        with open(part, "rb") as f:
+            if f.read(len(start)) == start: done = (part.stat().st_size - len(start))//(2*math.prod(shape[1:]))
+    with open(part, "r+b" if done else "wb") as f, progress_bar(len(meta["ids"]), done, progress, bool(progress)) as bar:
+        if not done: f.write(start)
+        f.truncate(len(start) + done*2*math.prod(shape[1:])); f.seek(0, 2)
+        for i in range(done, len(meta["ids"])):
+            x = dataset[i % n]["volume"][None].to(device)
+            with autocast(device, precision): z = vqvae.to_latent(downsample(x.flip(-2) if i >= n else x, vqvae.in_shape))[0]
+            f.write(z.half().cpu().contiguous().numpy().tobytes())
             bar.update()
-    scores = torch.as_tensor([int(q) for q in dataset.quality_scores])
-    write_tensors(path, dict(x0=torch.stack(x0), quality_scores=scores), dict(ids=list(map(str, dataset.ids)), source=source))
+    os.replace(part, path)
     return load_latents(folder)
 
-# %% ../nbs/10_generator.ipynb #6f6b6e2e
+# %% ../nbs/10_generator.ipynb #35a47f63
+def make_objective(
+    name:str,             # "otfm" or "ddpm"
+    preset:Preset,        # `n_timesteps`
+    latents:Latents=None, # say where DDPM clips
+    **options,            # of the objective: norm, drop, ...
+): # `OTFM` or `DDPM`
+    "What the denoiser learns."
+    if name == "otfm": return OTFM(preset.n_timesteps, **options)
+    if name == "ddpm": return DDPM(preset.n_timesteps, **dict(clip=max(1., latents.about.get("bound", 1.)) if latents else 1.) | options)
+    raise InputError(f"objective should be 'otfm' or 'ddpm', got {name!r}.{nearest(name, ('otfm', 'ddpm'))}")
+
+def sampling(
+    preset:Preset,  # `n_steps`, `method`
+    **changes,      # of them
+)->dict: # keywords of `generated`
+    "How a preset samples; the method is left out where it is the objective's own."
+    chosen = dict(n_steps=preset.n_steps, method=preset.method) | changes
+    return {k: v for k, v in chosen.items() if not (k == "method" and v == "default")}
+
+# %% ../nbs/10_generator.ipynb #5231f4fc
 def train_denoiser(
     latents:Latents,
     objective,            # `OTFM()` or `DDPM()`
@@ -165,28 +233,69 @@ def train_denoiser(
     checkpoint:Checkpoint=None, # default: in `folder`, every half minute
     after_step:Sequence[Callable]=(), # further hooks of `fit`
     progress:str="denoiser", # "" shows no bar
-    **options,            # of `UNet`: checkpointing, ...
+    **options,            # of `UNet`, beyond the preset
 )->UNet: # averaged weights, in eval mode
     "Train the U-Net for an objective, or read the finished one in `folder`."
-    folder, done = Path(folder), Path(folder)/"denoiser.safetensors"
-    if done.exists(): return load_model(done, UNet, device)
-    unet = _fresh(lambda: UNet(latents.x0.shape[1], **unet_options(preset), **options), seed, device)
+    folder, done, team = Path(folder), Path(folder)/"denoiser.safetensors", Team.of(device)
+    if done.exists(): return load_model(done, UNet, team.device)
+    unet = _fresh(lambda: UNet(latents.x0.shape[1], **unet_options(preset) | options), seed, team.device)
     shuffle = Shuffle(len(latents), preset.flow_batch, seed)
-
-    def batch_at(step):
-        ids = shuffle.at(step)
-        return latents.x0[ids].float(), latents.quality_scores[ids]
-
-    loss_fn = lambda batch, generator: (objective.loss(unet, *batch, generator), {})
+    batch = lambda items: (latents.x0[items].float(), latents.quality_scores[items])
+    loss_fn = lambda batch, draw: (objective.loss(unet, *batch, draw.samples), {})
     opt = torch.optim.Adam(unet.parameters(), preset.flow_lr)
     ema, checkpoint = EMA.for_run(unet, preset.flow_steps, preset.ema_decay), checkpoint or Checkpoint(folder)
-    fit(unet, loss_fn, opt, batch_at, preset.flow_steps, seed=seed, lr_at=usual_lr(preset.flow_lr, preset.flow_steps), clip=1., precision=preset.precision,
-        ema=ema, checkpoint=checkpoint, after_step=[Log(folder), *after_step], progress=progress)
-    save_model(done, ema.model, seed=seed, steps=preset.flow_steps, objective=repr(objective))
-    checkpoint.delete()
+    fit(unet, loss_fn, opt, shuffle, batch, preset.flow_steps, seed=seed, accumulate=preset.flow_accumulate, lr_at=usual_lr(preset.flow_lr, preset.flow_steps), clip=1.,
+        precision=preset.precision, compile=preset.compile, ema=ema, checkpoint=checkpoint, after_step=[Log(folder), *after_step], team=team, progress=progress)
+    if team.first:
+        original = [q for i, q in zip(latents.ids, latents.quality_scores.tolist()) if not i.endswith("/mirrored")]
+        save_model(done, ema.model, seed=seed, steps=preset.flow_steps, objective=dict(kind=type(objective).__name__, **objective.config), preset=preset.to_dict(),
+                   autoencoder=latents.about.get("autoencoder"), data=latents.about.get("data"), quality_scores={str(k): n for k, n in sorted(Counter(original).items())})
+        checkpoint.delete()
+    team.wait()
     return ema.model
 
-# %% ../nbs/10_generator.ipynb #4e5db99d
+# %% ../nbs/10_generator.ipynb #f0d69c32
+def run_job(
+    job:dict, # `train` ("autoencoder" or "denoiser"), `preset` (a dict), `folder`; `data` (a prepared data set) or `latents` (a folder); if wanted `in_shape`, `objective`, `options` of it, `seed`, `device`, `tracker`
+)->None:
+    "Train what the job describes; every process of a team calls this."
+    known = ("train", "preset", "folder", "data", "latents", "in_shape", "objective", "options", "seed", "device", "tracker")
+    for k in job:
+        if k not in known: raise InputError(f"Unknown field {k!r} of a job.{nearest(k, known)} Known: {', '.join(known)}.")
+    for k in ("train", "preset", "folder"):
+        if k not in job: raise InputError(f"A job needs the field {k!r}.")
+    p, folder, device = Preset(**job["preset"]), Path(job["folder"]), job.get("device", "cpu")
+    first = Team.of(device).first
+    hooks = [LivePlot(folder, job["train"])] + ([Tracker(job["tracker"], folder, job["preset"])] if job.get("tracker") else []) if first else []
+    common = dict(seed=job.get("seed", 0), device=device, after_step=hooks)
+    if job["train"] == "autoencoder":
+        from skeletal_fm.dataset import SkullDataset
+        train_autoencoder(SkullDataset(job["data"], "train"), p, folder, in_shape=job.get("in_shape"), **common)
+    elif job["train"] == "denoiser":
+        latents = load_latents(job["latents"])
+        train_denoiser(latents, make_objective(job.get("objective", "otfm"), p, latents, **job.get("options", {})), p, folder, **common)
+    else: raise InputError(f"A job trains 'autoencoder' or 'denoiser', not {job['train']!r}.")
+
+def autoencoder_file(
+    source, # name of a pretrained model, folder of a run or of its stage, or the file itself
+)->Path:
+    "Where an autoencoder to reuse lies."
+    if str(source) in pretrained_models(): return pretrained(str(source), "autoencoder")
+    path = resolve(str(source))
+    for p in (path, path/"autoencoder.safetensors", path/"autoencoder"/"autoencoder.safetensors"):
+        if p.is_file(): return p
+    raise InputError(f"{source} holds no autoencoder.safetensors; give the folder of a finished run, its folder 'autoencoder', that file, or the name of a pretrained model{' (' + ', '.join(pretrained_models()) + ')' if pretrained_models() else ''}.")
+
+def train(
+    n_processes:int=1,
+    **job, # see `run_job`
+)->None:
+    "Run a job here, or in several processes on this machine."
+    job = {k: str(v) if isinstance(v, (Path, torch.device)) else v.to_dict() if isinstance(v, Preset) else v for k, v in job.items()}
+    if n_processes == 1: run_job(job)
+    else: launch("skeletal_fm.generator", job, n_processes, Path(job["folder"])/"job.json")
+
+# %% ../nbs/10_generator.ipynb #9a32fa20
 def generated(
     unet:UNet,
     vqvae:VQVAE,
@@ -199,20 +308,21 @@ def generated(
     batch_size:int=4,      # latents sampled together; decoding goes one by one
     precision:str="fp32",
     progress:str="samples",
-    **options,             # of `objective.sample`: method, guidance, ...
+    **options,             # of `objective.sample`: method, guidance, trace, ...
 ): # yields `[1,D,H,W]`, about [-1,1], on the CPU
     "Generate volumes one after the other."
     unet.eval(); vqvae.eval()
+    advice = "Lower the number of latents sampled at a time (batch_size), or take precision bf16."
     device, scores = next(unet.parameters()).device, torch.as_tensor(quality_scores, dtype=torch.long)
     shape = (unet.channels, *vqvae.latent_shape)
     with progress_bar(len(scores), what=progress, show=bool(progress)) as bar:
         for start in range(0, len(scores), batch_size):
             cond = scores[start:start+batch_size]
             generators = [stream_generator(seed, first+start+j, "sample") for j in range(len(cond))]
-            with torch.no_grad(), autocast(device, precision):
+            with torch.no_grad(), autocast(device, precision), memory_advice(advice):
                 x0 = objective.sample(unet, (len(cond), *shape), cond, n_steps, generator=generators, **options)
             for x in x0:
-                with torch.no_grad(), autocast(device, precision): volume = vqvae.from_latent(x[None])[0].float().cpu()
+                with torch.no_grad(), autocast(device, precision), memory_advice(advice): volume = vqvae.from_latent(x[None])[0].float().cpu()
                 yield volume
                 bar.update()
 
@@ -275,3 +385,6 @@ def estimate(
             ("denoiser", f"{preset.flow_steps} steps of {preset.flow_batch}", preset.flow_steps*flow),
             ("samples", f"{preset.n_samples} skulls in {preset.n_steps} steps", preset.n_samples*per_sample)]
     return [(stage, what, None if done(stage) else seconds) for stage, what, seconds in plan]
+
+# %% ../nbs/10_generator.ipynb #2b129f90
+if __name__ == "__main__" and "get_ipython" not in globals(): run_job(read_json(sys.argv[1]))

@@ -9,7 +9,7 @@ import zipfile
 from configparser import ConfigParser
 
 import pytest
-from conftest import LIBRARY, ROOT, clean_env, module_of, python
+from conftest import LIBRARY, ROOT, clean_env, module_of, python, tracked
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +19,11 @@ def built(repository_copy, tmp_path_factory):
     done = python("-m", "build", "--no-isolation", "--outdir", out, repository_copy, cwd=out, PIP_NO_INDEX="1")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return out
+
+
+def pretrained_files():
+    "The shipped models: weights, cards and their index, as tracked."
+    return {p.as_posix() for p in tracked() if p.as_posix().startswith("skeletal_fm/pretrained/")}
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +39,35 @@ def test_wheel_holds_only_the_package(built):
         names = wheel.namelist()
     assert {n.split("/")[0] for n in names} - {next(n.split("/")[0] for n in names if ".dist-info/" in n)} == {"skeletal_fm"}
     inside = {n for n in names if n.startswith("skeletal_fm/")}
-    assert inside == {f"skeletal_fm/{p.name}" for p in (ROOT / "skeletal_fm").glob("*.py")}
+    assert inside == {f"skeletal_fm/{p.name}" for p in (ROOT / "skeletal_fm").glob("*.py")} | pretrained_files()
     assert any(n.endswith("LICENSE") for n in names)
 
 
 def test_sdist_holds_what_it_needs(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
-    assert {"setup.py", "settings.ini", "README.md", "LICENSE", "skeletal_fm/core.py"} <= names
+    assert {"setup.py", "settings.ini", "README.md", "LICENSE", "skeletal_fm/core.py"} | pretrained_files() <= names
     assert not any(n.startswith(("nbs", "tests", "out", ".venv", ".github", ".ci")) for n in names)
+
+
+def test_pretrained_models_load_from_the_wheel(unpacked):
+    "Every shipped file is listed, is the one that was published, has a card, and loads; together they are small."
+    listed = {f"skeletal_fm/pretrained/{told['file']}" for parts in index().values() for told in parts.values()}
+    assert {n for n in pretrained_files() if n.endswith(".safetensors")} == listed
+    assert all(f"skeletal_fm/pretrained/{name}/card.md" in pretrained_files() for name in index())
+    assert sum((ROOT / n).stat().st_size for n in listed) <= 30_000_000
+    for name in index():
+        code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+                "from skeletal_fm.synthesis import Generator\n"
+                f"for part in {[p for p in index()[name] if p != 'autoencoder']}: g = Generator.load({name!r}, part); print(g.grid.shape, next(g.volumes([5], n_steps=1)).shape)")
+        done = python("-c", code, unpacked, cwd=unpacked)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def index():
+    "What skeletal_fm/pretrained/index.json lists; nothing where no model ships."
+    file = ROOT / "skeletal_fm/pretrained/index.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def test_metadata(unpacked):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .core import InputError
-from .vqvae import Norm, no_autocast
+from .vqvae import Norm, conv_layer, no_autocast
 
 # %% ../nbs/06_unet.ipynb #4ed8c682
 def sinusoid(
@@ -95,7 +95,7 @@ class Block(nn.Module):
         if scale_shift is not None:
             scale, shift = (s.float() for s in scale_shift)
             gain, offset = gain*(1 + scale), offset*(1 + scale) + shift
-        return NormSiLU.apply(self.conv(x), gain, offset, self.norm.num_groups, self.norm.eps)
+        return NormSiLU.apply(conv_layer(self.conv, x), gain, offset, self.norm.num_groups, self.norm.eps)
 
 def pointwise(
     conv:nn.Conv3d|nn.Identity, # with kernel 1
@@ -332,20 +332,20 @@ class UNet(nn.Module):
         h, w = z.shape[3:]
         cond, bias = self.condition(i, quality_score), self.bias(z.shape[2])
         x = F.pad(z, (0, -w % self.multiple, 0, -h % self.multiple, 0, 0), mode="replicate")
-        x = self.first(x.contiguous(memory_format=torch.channels_last_3d))
+        x = conv_layer(self.first, x.contiguous(memory_format=torch.channels_last_3d))
         start, bridges = x, []
         x = self.run(self.first_attention, x, bias)
         for j, (one, two, in_slice, in_depth) in enumerate(self.down):
             x = self.run(two, self.run(one, x, cond), cond)
             x = self.run(in_depth, self.run(in_slice, x), bias)
             bridges.append(x)
-            if j < len(self.shrink): x = self.shrink[j](x)
+            if j < len(self.shrink): x = conv_layer(self.shrink[j], x)
         one, in_slice, in_depth, two = self.middle
         x = self.run(in_depth, self.run(in_slice, self.run(one, x, cond)), bias)
         x = self.run(two, x, cond)
         for j, (one, two, in_slice, in_depth) in enumerate(self.up):
             x = self.run(two, self.run(one, torch.cat([x, bridges.pop()], 1), cond), cond)
             x = self.run(in_depth, self.run(in_slice, x), bias)
-            if j < len(self.grow): x = self.grow[j](x)
+            if j < len(self.grow): x = conv_layer(self.grow[j], x)
         x = pointwise(self.last, self.run(self.last_block, torch.cat([x, start], 1)))
         return x[:,:,:,:h,:w].to(z.dtype)

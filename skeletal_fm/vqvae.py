@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['aten', 'BLOCK', 'no_autocast', 'Norm', 'Stencil', 'fast_layout', 'slab_slices', 'group_statistics', 'affine',
-           'weight_gradient', 'forward_slabs', 'backward_slabs', 'is_small', 'NormSiLUConv', 'norm_silu_conv',
-           'lean_conv', 'plain_conv', 'Conv', 'Upsample', 'ResBlock', 'Encoder', 'Decoder', 'exact_float32',
-           'nearest_code', 'Quantized', 'random_rows', 'Codebook', 'VQOutput', 'VQVAE', 'reconstruction_error',
-           'reconstruction_loss']
+           'weight_gradient', 'SafeConv', 'is_flat', 'safe_conv', 'conv_layer', 'forward_slabs', 'backward_slabs',
+           'is_small', 'NormSiLUConv', 'norm_silu_conv', 'lean_conv', 'plain_conv', 'Conv', 'Upsample', 'ResBlock',
+           'Encoder', 'Decoder', 'exact_float32', 'nearest_code', 'Quantized', 'random_rows', 'Codebook', 'VQOutput',
+           'VQVAE', 'reconstruction_error', 'reconstruction_loss']
 
 # %% ../nbs/05_vqvae.ipynb #bd403af5
 import math
@@ -123,27 +123,69 @@ def affine(x:Tensor, a:Tensor, b:Tensor)->Tensor:
     "a·x + b with numbers `[C]` per channel, in the dtype of `x`."
     return F.batch_norm(x, torch.zeros_like(a), torch.ones_like(a), a, b, False, 0., 0.)
 
-# %% ../nbs/05_vqvae.ipynb #92f3fae8
+# %% ../nbs/05_vqvae.ipynb #5ddce89b
 def weight_gradient(
-    g:Tensor,        # gradient of the output slab `[1,co,m,h,w]`
-    y:Tensor,        # padded input slab `[1,ci,n,h',w']`
-    w:Tensor,        # weights, in the dtype of `y`
-    stencil:Stencil,
+    g:Tensor, # gradient of the output `[B,co,m,h,w]`
+    y:Tensor, # input `[B,ci,n,h',w']`
+    w:Tensor, # weights, in the dtype of `y`
+    args:tuple, # stride, padding, dilation (1), transposed, output padding (0), groups (1)
 )->tuple[Tensor,Tensor]: # gradients of weights and bias
-    "What a slab adds to the gradients of a convolution's weights."
-    (s, *_), (d0, *sides), *_ = stencil.args
+    "The gradients of a convolution's weights, by two-dimensional kernels on a CPU."
+    (s, *strides), (d0, *sides), _, transposed, *_ = args
     if y.device.type != "cpu" or y.dtype == torch.float64:
-        return aten.convolution_backward(g, y, w, [g.shape[1]], *stencil.args, [False, True, True])[1:]
+        return aten.convolution_backward(g, y, w, [g.shape[1]], *args, [False, True, True])[1:]
     bias = g.sum((0, 2, 3, 4), dtype=torch.float32)
-    if stencil.up > 1: g, y = y, g                        # a transposed convolution is one whose input and output changed places
-    g, y = g[0].transpose(0, 1), y[0].transpose(0, 1)     # slices are the batch
+    if transposed: g, y = y, g                            # a transposed convolution is one whose input and output changed places
+    g, y = g.transpose(1, 2), y.transpose(1, 2)           # `[B,slices,channels,…]`
     plane = w[:, :, 0].contiguous(memory_format=torch.channels_last)
     planes = []
-    for j in range(stencil.kernel):                       # slice j of the kernel saw input slice s·i + j - d0 for output slice i
-        first, end = max(0, -((j-d0)//s)), min(len(g), (len(y)-1-j+d0)//s + 1)
-        seen = y[s*first+j-d0 : s*(end-1)+j-d0+1 : s]
-        planes.append(aten.convolution_backward(g[first:end], seen, plane, None, [s]*2, sides, [1]*2, False, [0]*2, 1, [False, True, False])[1])
+    for j in range(w.shape[2]):                           # slice j of the kernel saw input slice s·i + j - d0 for output slice i
+        first, end = max(0, -((j-d0)//s)), min(g.shape[1], (y.shape[1]-1-j+d0)//s + 1)
+        if first >= end: planes.append(torch.zeros_like(plane)); continue
+        seen = y[:, s*first+j-d0 : s*(end-1)+j-d0+1 : s]
+        planes.append(aten.convolution_backward(g[:, first:end].flatten(0, 1), seen.flatten(0, 1), plane, None, strides, sides, [1]*2, False, [0]*2, 1, [False, True, False])[1])
     return torch.stack(planes, 2), bias
+
+class SafeConv(torch.autograd.Function):
+    "PyTorch's convolution, with `weight_gradient` in its backward pass."
+    @staticmethod
+    def forward(ctx, x, w, bias, stride, padding, transposed):
+        ctx.args = list(stride), list(padding), [1]*3, transposed, [0]*3, 1
+        ctx.save_for_backward(x, w)
+        return aten.convolution(x, w, bias, *ctx.args)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        with no_autocast(x):
+            dx = aten.convolution_backward(g, x, w, None, *ctx.args, [True, False, False])[0] if ctx.needs_input_grad[0] else None
+            return dx, *(v.to(w.dtype) for v in weight_gradient(g, x, w, ctx.args)), None, None, None
+
+def is_flat(x:Tensor)->bool: # of fewer slices than a quarter of their longer side
+    "Whether a grid is of the sort that three-dimensional weight gradients can fail on."
+    return 4*x.shape[2] < max(x.shape[3:])
+
+def safe_conv(
+    x:Tensor,              # `[B,ci,D,H,W]`
+    w:Tensor, bias:Tensor, # in the dtype of `x`
+    stride:tuple, padding:tuple, # along D, H, W
+    transposed:bool=False,
+)->Tensor:
+    "A convolution that can be trained on flat grids, too, on a CPU."
+    if x.device.type == "cpu" and x.dtype != torch.float64 and is_flat(x) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return SafeConv.apply(x, w, bias, stride, padding, transposed)
+    return aten.convolution(x, w, bias, stride, padding, [1]*3, transposed, [0]*3, 1)
+
+def conv_layer(
+    layer:nn.Module, # `nn.Conv3d` or `nn.ConvTranspose3d`, padded with zeros, one group, with a bias
+    x:Tensor,        # `[B,ci,D,H,W]`
+)->Tensor: # `layer(x)`
+    "A layer of PyTorch's, through `safe_conv`."
+    if x.device.type != "cpu" or not is_flat(x) or torch.compiler.is_compiling(): return layer(x)
+    if torch.is_autocast_enabled("cpu"): x = x.to(torch.get_autocast_dtype("cpu"))
+    with no_autocast(x):
+        return safe_conv(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.stride, layer.padding, layer.transposed)
 
 # %% ../nbs/05_vqvae.ipynb #58938d7e
 def forward_slabs(
@@ -167,7 +209,7 @@ def forward_slabs(
             out[i:i+1, :, o0:o1] = o if skip is None else o.add_(skip[i:i+1, :, o0:o1])
     return out
 
-# %% ../nbs/05_vqvae.ipynb #56a8040c
+# %% ../nbs/05_vqvae.ipynb #ae4d6eaf
 def backward_slabs(
     g:Tensor,              # gradient of the result
     x:Tensor, norm:tuple|None, # the input; mean, 1/σ `[B,G]`, γ and β `[ci]` of the norm, or None
@@ -190,7 +232,7 @@ def backward_slabs(
             part, gs = x[i:i+1, :, r0:r1], g[i:i+1, :, o0:o1]
             u = affine(part, a[i], b[i]) if norm else part
             y = stencil.pad(F.silu(u) if norm else u, before, after)
-            p, q = weight_gradient(gs, y, low, stencil)
+            p, q = weight_gradient(gs, y, low, stencil.args)
             dw += p; db += q
             if not need_x: continue
             d = aten.convolution_backward(gs, y, low, None, *stencil.args, [True, False, False])[0]
@@ -213,10 +255,10 @@ def backward_slabs(
             part.mul_(a[i].to(x.dtype).view(C, 1, 1, 1)).add_(affine(x[i:i+1, :, d:d+most], p[i], q[i]))
     return dx, dgamma.sum(0), dbeta.sum(0), dw, db
 
-# %% ../nbs/05_vqvae.ipynb #da64553d
+# %% ../nbs/05_vqvae.ipynb #878c0d14
 def is_small(x:Tensor)->bool: # of a tensor up to 8 MiB that is not flat
     "Whether slabs are not worth their trouble."
-    return x.numel()*x.element_size() <= 8 << 20 and 4*x.shape[2] >= max(x.shape[3:])
+    return x.numel()*x.element_size() <= 8 << 20 and not is_flat(x)
 
 class NormSiLUConv(torch.autograd.Function):
     "Convolution of SiLU(norm(x)), plus `skip`; keeps `x` and the statistics."
@@ -265,7 +307,8 @@ def plain_conv(x:Tensor, layer:nn.Module, norm:nn.GroupNorm|None=None, skip:Tens
         if norm is not None: x = F.silu(F.group_norm(x, norm.num_groups, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps))
         s, w, b = layer.stencil, layer.weight.to(x.dtype), layer.bias.to(x.dtype)
         if s.replicate: x = F.pad(x, (1,)*6, mode="replicate")
-        y = F.conv_transpose3d(x, w, b, s.up, 3 if s.replicate else 1) if s.up > 1 else F.conv3d(x, w, b, s.down, 0 if s.replicate else 1)
+        pad = 1 if not s.replicate else 3 if s.up > 1 else 0
+        y = safe_conv(x, w, b, [max(s.down, s.up)]*3, [pad]*3, s.up > 1)
         return y if skip is None else y + skip
 
 # %% ../nbs/05_vqvae.ipynb #ac863a97

@@ -6,36 +6,43 @@ import pytest
 import torch
 import torch.distributed as dist
 
-PROGRAM = """
-import sys, torch, torch.distributed as dist
 from skeletal_fm.vqvae import Codebook
-rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-torch.set_num_threads(1)
-if world > 1: dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=world)
-found = []
-for rule, n_codes in (("any", 24), ("foreground", 24), ("any", 300)):      # 300 codes: more than vectors, repeated with noise
-    g = torch.Generator().manual_seed(1)
-    book = Codebook(n_codes, 3, decay=.5, restart_from=rule, restart_below=40.)
-    for step in range(4):
-        z = torch.randn(4, 3, 3, 4, 3, generator=torch.Generator().manual_seed(10 + step)); z[..., 0] *= 5
-        part = z.chunk(world)[rank]
-        out = book(part, g)
-        found.append([book.codes.clone(), book.counts.clone(), book.sums.clone(), out.perplexity, out.n_used.float(), out.codes.float(), out.commitment])
-    book.eval()(part)                                                       # outside training no process waits for another
-torch.save(found, folder + f"/{world}_{rank}.pt")
-if world > 1: dist.destroy_process_group()
-"""
+
+CASES = (("any", 24), ("foreground", 24), ("any", 300))                     # 300 codes: more than vectors, repeated with noise
+
+
+def codebooks(rank, world):
+    "What one process of several finds in some steps of training."
+    found = []
+    for rule, n_codes in CASES:
+        g = torch.Generator().manual_seed(1)
+        book = Codebook(n_codes, 3, decay=.5, restart_from=rule, restart_below=40.)
+        for step in range(4):
+            z = torch.randn(4, 3, 3, 4, 3, generator=torch.Generator().manual_seed(10 + step)); z[..., 0] *= 5
+            part = z.chunk(world)[rank]
+            out = book(part, g)
+            found.append([book.codes.clone(), book.counts.clone(), book.sums.clone(), out.perplexity, out.n_used.float(), out.codes.float(), out.commitment])
+        book.eval()(part)                                                   # outside training no process waits for another
+    return found
+
+
+if __name__ == "__main__":                                                  # one process of two
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=(folder/"meet").as_uri(), rank=rank, world_size=2)
+    torch.save(codebooks(rank, 2), folder/f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
 def test_two_processes_make_the_codebook_of_one(tmp_path):
     root = str(Path(__file__).resolve().parent.parent)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    env.setdefault("GLOO_SOCKET_IFNAME", "lo") if sys.platform == "linux" else None
-    jobs = [subprocess.Popen([sys.executable, "-c", PROGRAM, str(rank), str(world), str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True)
-            for world in (1, 2) for rank in range(world)]
+    if sys.platform == "linux": env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    jobs = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    one = codebooks(0, 1)                                                   # here, meanwhile
     for job in jobs: assert job.wait(timeout=120) == 0, job.stderr.read()
-    one, first, second = (torch.load(tmp_path/f"{name}.pt") for name in ("1_0", "2_0", "2_1"))
+    first, second = (torch.load(tmp_path/f"{rank}.pt") for rank in range(2))
     for a, b, c in zip(one, first, second):
         for x, y, z in list(zip(a, b, c))[:5]:                             # codes, counts, sums, perplexity, codes in use
             assert torch.equal(y, z)                                        # both processes have the very same

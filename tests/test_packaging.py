@@ -128,7 +128,7 @@ def test_every_import_is_a_requirement():
     ini.read(ROOT / "settings.ini", encoding="utf-8")
     pypi = {"skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml"}
     required = {re.split(r"[<>=!~\[]", w)[0].lower() for w in ini["DEFAULT"]["requirements"].split()}
-    optional = {"ipywidgets", "IPython"}                            # only where a widget is made, and asked for by name when absent
+    optional = {"ipywidgets", "IPython", "lpips"}                          # only where a widget is made, and asked for by name when absent
     for path in (ROOT / "skeletal_fm").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):

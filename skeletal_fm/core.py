@@ -9,7 +9,7 @@ __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'Grid', 'paper_
            'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
-import hashlib, json, os, random, shutil, socket, sys
+import hashlib, json, os, random, shutil, socket, sys, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -276,6 +276,9 @@ def device(
     except RuntimeError: raise InputError(f"Unknown device {name!r}; use 'auto', 'cpu' or 'cuda'.") from None
     if d.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"Device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA GPU. Use 'cpu', or install the CUDA build of torch.")
+    try: torch.empty(0, device=d)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise InputError(f"Device {name!r} is not there ({(str(e).splitlines() or [''])[0][:120]}). Use 'auto' or 'cpu'.") from None
     return d
 
 # %% ../nbs/00_core.ipynb #5d91af18
@@ -384,7 +387,9 @@ def alone(
     while True:
         try: fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY); break
         except FileExistsError:
-            host, _, pid = (file.read_text() or "? 0").partition(" ")
+            try: text, age = file.read_text(), time.time() - file.stat().st_mtime
+            except FileNotFoundError: continue
+            host, _, pid = (text or ("? 0" if age < 10 else f"{socket.gethostname()} ")).partition(" ")   # empty: being written, or killed at that
             if host != socket.gethostname() or (pid.isdigit() and _alive(int(pid))):
                 raise InputError(f"Another process ({host} {pid}) is working in {file.parent}. Wait for it, choose another folder, "
                                  f"or delete {file} if you are sure that it has ended.") from None

@@ -369,6 +369,8 @@ def guided(
 
 def guidance_calls(guidance:float)->int:
     "Calls of the network for one velocity: 2 with guidance, 1 with the plain condition or none."
+    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        raise InputError(f"guidance should be a number, 1 for the plain condition; got {guidance!r}.")
     return 1 if guidance in (0, 1) else 2
 
 def start_noise(
@@ -433,7 +435,7 @@ class OTFM:
     )->Callable: # `velocity(z, t)` with `t` in [0,1], a float or `[B]`
         "The field of a trained model as a function of place and time."
         f = guided(model, cond, guidance, trace)
-        steps = lambda z, t: (self.n_timesteps*torch.as_tensor(t, dtype=torch.float64, device=z.device) - 1).clamp(min=0).float().expand(len(z))
+        steps = lambda z, t: (self.n_timesteps*torch.as_tensor(t, dtype=torch.float64, device=z.device) - 1).float().expand(len(z))
         return lambda z, t: f(z, steps(z, t))
 
     def n_calls(self,

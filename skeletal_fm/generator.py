@@ -79,9 +79,9 @@ def train_autoencoder(
 )->VQVAE: # in eval mode
     "Train the VQ-VAE, or read the finished one in `folder`."
     folder, done, team = Path(folder), Path(folder)/"autoencoder.safetensors", Team.of(device)
-    if done.exists(): return load_model(done, VQVAE, team.device)
-    shapes = in_shape or getattr(dataset, "in_shape", preset.in_shape), out_shape or dataset.grid.shape
-    vqvae = _fresh(lambda: VQVAE(*shapes, **vqvae_options(preset) | options), seed, team.device)
+    asked = vqvae_options(preset) | options | dict(in_shape=tuple(in_shape or getattr(dataset, "in_shape", preset.in_shape)), out_shape=tuple(out_shape or dataset.grid.shape))
+    if done.exists(): return load_model(done, VQVAE, team.device, expect={k: v for k, v in asked.items() if k != "checkpointing"})
+    vqvae = _fresh(lambda: VQVAE(**asked), seed, team.device)
     volumes, shuffle = Volumes(dataset), Shuffle(len(dataset), preset.ae_batch, seed)
     bone_weight = lambda step: 1 + (preset.bone_weight - 1)*max(0., 1 - step/(.6*preset.ae_steps))
 
@@ -103,7 +103,7 @@ def train_autoencoder(
     opt = torch.optim.Adam(groups, preset.ae_lr, betas=(.5, .9))
     checkpoint = checkpoint or Checkpoint(folder)
     fit(model, loss_fn, opt, shuffle, volumes, preset.ae_steps, seed=seed, accumulate=preset.ae_accumulate, lr_at=usual_lr(preset.ae_lr, preset.ae_steps), clip=1.,
-        precision=preset.precision, compile=preset.compile, checkpoint=checkpoint, after_step=[Log(folder), *after_step], team=team, progress=progress)
+        precision=preset.precision, compile=preset.compile, checkpoint=checkpoint, about=dict(data=dataset.fingerprint, lr=preset.ae_lr, n_steps=preset.ae_steps), after_step=[Log(folder), *after_step], team=team, progress=progress)
     if team.first:
         save_model(done, vqvae, seed=seed, steps=preset.ae_steps, data=dataset.fingerprint, preset=preset.to_dict(), grid=dataset.grid.to_dict(),
                    reference=getattr(dataset, "reference", "keep"), loss=getattr(extra, "config", None))
@@ -237,15 +237,20 @@ def train_denoiser(
 )->UNet: # averaged weights, in eval mode
     "Train the U-Net for an objective, or read the finished one in `folder`."
     folder, done, team = Path(folder), Path(folder)/"denoiser.safetensors", Team.of(device)
-    if done.exists(): return load_model(done, UNet, team.device)
-    unet = _fresh(lambda: UNet(latents.x0.shape[1], **unet_options(preset) | options), seed, team.device)
+    asked, kind = unet_options(preset) | options | dict(channels=latents.x0.shape[1]), type(objective).__name__
+    if done.exists():
+        there = read_meta(done)["meta"].get("objective")
+        if isinstance(there, dict) and there.get("kind") != kind: raise InputError(f"{done} was trained as {there.get('kind')}, but {kind} was asked for. Use another folder, or delete it to train anew.")
+        return load_model(done, UNet, team.device, expect={k: v for k, v in asked.items() if k != "checkpointing"})
+    unet = _fresh(lambda: UNet(**asked), seed, team.device)
     shuffle = Shuffle(len(latents), preset.flow_batch, seed)
     batch = lambda items: (latents.x0[items].float(), latents.quality_scores[items])
     loss_fn = lambda batch, draw: (objective.loss(unet, *batch, draw.samples), {})
     opt = torch.optim.Adam(unet.parameters(), preset.flow_lr)
     ema, checkpoint = EMA.for_run(unet, preset.flow_steps, preset.ema_decay), checkpoint or Checkpoint(folder)
     fit(unet, loss_fn, opt, shuffle, batch, preset.flow_steps, seed=seed, accumulate=preset.flow_accumulate, lr_at=usual_lr(preset.flow_lr, preset.flow_steps), clip=1.,
-        precision=preset.precision, compile=preset.compile, ema=ema, checkpoint=checkpoint, after_step=[Log(folder), *after_step], team=team, progress=progress)
+        precision=preset.precision, compile=preset.compile, ema=ema, checkpoint=checkpoint,
+        about=dict(objective=dict(kind=kind, **objective.config), data=latents.about.get("data"), autoencoder=latents.about.get("autoencoder"), lr=preset.flow_lr, n_steps=preset.flow_steps), after_step=[Log(folder), *after_step], team=team, progress=progress)
     if team.first:
         original = [q for i, q in zip(latents.ids, latents.quality_scores.tolist()) if not i.endswith("/mirrored")]
         save_model(done, ema.model, seed=seed, steps=preset.flow_steps, objective=dict(kind=type(objective).__name__, **objective.config), preset=preset.to_dict(),

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .core import InputError, alone, atomic, autocast, memory_advice, nearest, progress_bar, stream_generator, stream_seed, write_json
+from .core import InputError, alone, atomic, autocast, device as find_device, memory_advice, nearest, progress_bar, stream_generator, stream_seed, write_json
 from .weights import read_meta, read_tensors, write_tensors
 
 # %% ../nbs/09_train.ipynb #7ec811fe
@@ -317,7 +317,7 @@ class Team:
         device="cpu", # asked for; "cuda" becomes this process's own
     )->"Team":
         "The team that `accelerate launch` has started, or this process alone."
-        device = torch.device(device)
+        device = find_device(str(device))
         if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) == 1: return cls(device=device)
         from accelerate import PartialState
         state = PartialState(cpu=device.type == "cpu")
@@ -421,6 +421,7 @@ def fit(
     compile:bool=False,          # torch.compile of the model
     ema:EMA=None,                # average to keep
     checkpoint:Checkpoint=None,  # where to continue and to save
+    about:dict=None,             # what else makes this run (objective, data, ...): a checkpoint of another one is refused
     after_step:Sequence[Callable]=(), # each called with a `Step`, on the first process
     team:Team=None,              # default: this process alone
     progress:str="training",     # words before the bar; "" shows none
@@ -428,7 +429,7 @@ def fit(
     "Train until `n_steps` are done."
     groups, losses = [g["params"] for g in opt.param_groups], []
     team = team or Team(device=groups[0][0].device)
-    run = dict(seed=seed, batch_size=shuffle.batch_size, items=shuffle.n)
+    run = dict(seed=seed, batch_size=shuffle.batch_size, items=shuffle.n, **(about or {}))
     lock = alone(checkpoint.path.with_name(".training")) if checkpoint and team.first else nullcontext()
     with lock, memory_advice(LOWER), torch.random.fork_rng(devices=[]):
         if checkpoint and team.first: checkpoint.tidy()

@@ -310,7 +310,7 @@ class UNet(nn.Module):
         qs = torch.as_tensor(quality_score, device=i.device)
         if qs.is_floating_point() or qs.dtype == torch.bool or qs.shape != (len(i),):
             raise InputError(f"quality_score should be one integer per sample, shape [{len(i)}], not {qs.dtype} of shape {list(qs.shape)}.")
-        bad = qs[(qs != 0) & ((qs < 2) | (qs > self.n_classes + 1))]
+        bad = () if qs.is_meta else qs[(qs != 0) & ((qs < 2) | (qs > self.n_classes + 1))]
         if len(bad): raise InputError(f"A Quality Score should be 2 to {self.n_classes + 1}, or 0 for unknown, not {int(bad[0])}.")
         table = self.null[None] if not self.n_classes else torch.cat([self.null[None], self.classes])
         return torch.cat([time, table[(qs - 1).clamp(min=0)].to(time.dtype)], -1)

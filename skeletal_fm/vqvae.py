@@ -41,7 +41,7 @@ class Norm(nn.GroupNorm):
 
     def forward(self, x:Tensor)->Tensor:
         with no_autocast(x):
-            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            return torch.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 # %% ../nbs/05_vqvae.ipynb #3f29862c
 aten = torch.ops.aten
@@ -304,7 +304,7 @@ def lean_conv(x:Tensor, layer:nn.Module, norm:nn.GroupNorm|None=None, skip:Tenso
 def plain_conv(x:Tensor, layer:nn.Module, norm:nn.GroupNorm|None=None, skip:Tensor|None=None)->Tensor:
     "The same in PyTorch's own operations: what is meant, and what a compiler can fuse by itself."
     with no_autocast(x):
-        if norm is not None: x = F.silu(F.group_norm(x, norm.num_groups, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps))
+        if norm is not None: x = F.silu(torch.group_norm(x, norm.num_groups, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps))
         s, w, b = layer.stencil, layer.weight.to(x.dtype), layer.bias.to(x.dtype)
         if s.replicate: x = F.pad(x, (1,)*6, mode="replicate")
         pad = 1 if not s.replicate else 3 if s.up > 1 else 0

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -105,7 +105,9 @@ def read_tensors(
 )->dict[str,Tensor]: # on the CPU, mapped from the disk: read when touched
     "The tensors of a file."
     text, told = _ours(path)
-    with safe_open(path, framework="pt") as f: tensors = {k: f.get_tensor(k) for k in f.keys()}
+    try:
+        with safe_open(path, framework="pt") as f: tensors = {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError) as e: raise InputError(f"{path} is damaged ({str(e)[:120]}). Fetch it again, or delete it to make it anew.") from e
     if verify and told and checksum(tensors, text) != told:
         raise InputError(f"{path} is not as it was written: its numbers or its description do not match its checksum. It was damaged or changed; fetch it again, or train again.")
     return tensors

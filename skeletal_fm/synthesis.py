@@ -330,7 +330,8 @@ def synthesise(
     if batch_size < 1: raise InputError(f"batch_size should be at least 1, got {batch_size!r}.")
     if precision not in ("fp32", "bf16"): raise InputError(f"precision should be 'fp32' or 'bf16', got {precision!r}.")
     stream_seed(seed, 0)                                                      # refuses what is no seed
-    if strange := sorted({*scores} - {0, *range(2, (generator.unet.n_classes or 0) + 2)}): raise InputError(f"This generator takes the Quality Scores 2 to {(generator.unet.n_classes or 0) + 1} and 0 (none asked for), not {strange[0]}.")
+    takes = [0, *range(2, (getattr(generator.unet, "n_classes", 5) or 0) + 2)]
+    if strange := sorted({*scores} - {*takes}): raise InputError(f"This generator takes the Quality Scores {', '.join(map(str, takes))} (0: none asked for), not {strange[0]}.")
     if not 0 <= test < 1: raise InputError(f"The share of test skulls should be at least 0 and below 1, got {test}.")
     config = dict(generator=dict({x: generator.about.get(x) for x in ("source", "checkpoints", "training_data")}, objective=_objective(generator.objective)), n=len(scores), scores=fingerprint(scores),
                   seed=seed, **{x: v for x, v in how.items() if x != "calls"}, batch_size=batch_size, precision=precision, test=test, meshes=meshes, nifti=nifti)

@@ -428,13 +428,15 @@ def nearest_code(
         sq = codes.square().sum(1)
         blocks = -(-len(codes)//BLOCK)
         codes, sq = F.pad(codes, (0, 0, 0, blocks*BLOCK - len(codes))), F.pad(sq, (0, blocks*BLOCK - len(sq)), value=math.inf)
-        found = []
-        for part in rows.split(max(1, chunk//len(codes))):
-            d = torch.addmm(sq, part.float() - centre, codes.T, alpha=-2).view(len(part), blocks, BLOCK)
+        step = max(1, chunk//len(codes))
+        found, room = torch.empty(len(rows), dtype=torch.long, device=rows.device), sq.new_empty(min(step, len(rows)), len(codes))
+        for i in range(0, len(rows), step):                # one room for all distances: a new one each time would scatter the memory
+            part = rows[i:i+step]
+            d = torch.addmm(sq, part.float() - centre, codes.T, alpha=-2, out=room[:len(part)]).view(len(part), blocks, BLOCK)
             best = d.amin(2).argmin(1)                     # the block of the nearest code, then the code in it
             inside = d[torch.arange(len(part), device=d.device), best].argmin(1)
-            found.append(best*BLOCK + inside)
-        return torch.cat(found)
+            found[i:i+step] = best*BLOCK + inside
+        return found
 
 # %% ../nbs/05_vqvae.ipynb #9d783107
 @dataclass

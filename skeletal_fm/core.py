@@ -9,7 +9,7 @@ __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'Grid', 'paper_
            'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
-import hashlib, json, os, random, shutil, socket, sys, time
+import errno, hashlib, json, os, random, shutil, socket, sys, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -491,8 +491,11 @@ def require_disk(
 def memory_advice(
     advice:str, # what to lower, as a sentence
 ):
-    "Within this block, running out of memory becomes an `InputError` that says what to do."
+    "Within this block, running out of memory or disk becomes an `InputError` that says what to do."
     try: yield
+    except OSError as e:
+        if e.errno != errno.ENOSPC: raise
+        raise InputError(f"The disk is full{f' ({e.filename})' if e.filename else ''}. What was finished is kept: free some space and start the same again, it goes on from there.") from e
     except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as e:
         words = ("out of memory", "can't allocate memory", "not enough memory")
         if isinstance(e, RuntimeError) and not any(w in str(e) for w in words): raise

@@ -103,7 +103,7 @@ def train_autoencoder(
     opt = torch.optim.Adam(groups, preset.ae_lr, betas=(.5, .9))
     checkpoint = checkpoint or Checkpoint(folder)
     fit(model, loss_fn, opt, shuffle, volumes, preset.ae_steps, seed=seed, accumulate=preset.ae_accumulate, lr_at=usual_lr(preset.ae_lr, preset.ae_steps), clip=1.,
-        precision=preset.precision, compile=preset.compile, checkpoint=checkpoint, about=dict(data=dataset.fingerprint, lr=preset.ae_lr, n_steps=preset.ae_steps), after_step=[Log(folder), *after_step], team=team, progress=progress)
+        precision=preset.precision, compile=preset.compile, checkpoint=checkpoint, about=dict(data=dataset.fingerprint, lr=preset.ae_lr, n_steps=preset.ae_steps, loss=getattr(extra, "config", None)), after_step=[Log(folder), *after_step], team=team, progress=progress)
     if team.first:
         save_model(done, vqvae, seed=seed, steps=preset.ae_steps, data=dataset.fingerprint, preset=preset.to_dict(), grid=dataset.grid.to_dict(),
                    reference=getattr(dataset, "reference", "keep"), loss=getattr(extra, "config", None))

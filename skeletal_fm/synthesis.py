@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .catalog import check_manifest, split
-from .core import Grid, InputError, alone, atomic, environment, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_seed, to_mesh, write_json
+from .core import Grid, InputError, alone, atomic, environment, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_seed, to_mesh, whole, write_json
 from .flow import FAST, OTFM
 from .generator import generated
 from .phantom import estimate_quality_score, scaled_counts
@@ -44,9 +44,10 @@ def scores_for(
 )->list[int]: # one score per skull, always in the same order
     "The Quality Scores to ask for."
     known = {int(q): int(c) for q, c in train_counts.items() if int(c) > 0}
-    counts = {int(q): int(c) for q, c in how.items()} if isinstance(how, dict) else None if how in ("stratified", "balanced") else _counts(str(how))
+    if n is not None: n = whole("The number of skulls", n, 0)
+    counts = {whole("A Quality Score", q, 0): whole("A number of skulls", c, 0) for q, c in how.items()} if isinstance(how, dict) else None if how in ("stratified", "balanced") else _counts(str(how))
     if counts is None:
-        if not n or n < 1: raise InputError(f"The number of skulls should be at least 1, got {n!r}.")
+        if not n: raise InputError(f"The number of skulls should be at least 1, got {n!r}.")
         if not known: raise InputError(f"{how!r} needs to know which Quality Scores the generator learned, and its files do not say; give numbers per score, such as '2:10 6:40'.")
         if how == "stratified": counts = scaled_counts(dict(sorted(known.items())), n)
         else: counts = {q: n//len(known) + (k < n % len(known)) for k, q in enumerate(sorted(known))}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .core import InputError
+from .core import InputError, whole
 from .vqvae import Norm, conv_layer, no_autocast
 
 # %% ../nbs/06_unet.ipynb #4ed8c682
@@ -270,6 +270,8 @@ class UNet(nn.Module):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")} | dict(mults=list(mults))
         if kernel_depth not in (1, 3): raise InputError(f"kernel_depth should be 3 (3×3×3 kernels) or 1 (1×3×3), not {kernel_depth!r}.")
+        channels, mults = whole("channels", channels, usual=8), tuple(whole("A factor in mults", m) for m in mults)
+        if not mults: raise InputError("mults should name the width of at least one level, such as (1, 2, 4, 8).")
         if base < 4 or base % 2 or any(base*m % norm_groups for m in mults):
             raise InputError(f"Every width should be even and a multiple of norm_groups={norm_groups}; base={base} with mults={tuple(mults)} is not.")
         if checkpointing not in (False, True, "attention", "all"): raise InputError(f"checkpointing should be False, True, 'attention' or 'all', not {checkpointing!r}.")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .core import InputError
+from .core import InputError, whole
 
 # %% ../nbs/05_vqvae.ipynb #ad8f4128
 def no_autocast(
@@ -498,6 +498,7 @@ class Codebook(nn.Module):
         super().__init__()
         if restart_from not in ("any", "foreground"):
             raise InputError(f"restart_from should be 'any' or 'foreground', not {restart_from!r}.")
+        n_codes, dim = whole("n_codes", n_codes, usual=16384), whole("dim", dim, usual=8)
         self.n_codes, self.dim, self.decay, self.chunk = n_codes, dim, decay, chunk
         self.restart_below, self.restart_from = restart_below, restart_from
         self.register_buffer("codes", torch.randn(n_codes, dim))
@@ -580,12 +581,14 @@ class VQVAE(nn.Module):
         if latent_scaling not in ("minmax", "standard"): raise InputError(f"latent_scaling should be 'minmax' or 'standard', not {latent_scaling!r}.")
         self.latent_scaling = latent_scaling
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        n_hiddens, norm_groups = whole("n_hiddens", n_hiddens, usual=16), whole("norm_groups", norm_groups, usual=32)
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape or in_shape)
         self.config.update(in_shape=list(self.in_shape), out_shape=list(self.out_shape))
-        levels = factor.bit_length() - 1
         for name, shape in (("in_shape", self.in_shape), ("out_shape", self.out_shape)):
-            if len(shape) != 3 or min(shape) < 1: raise InputError(f"{name} should be three sizes D, H, W in voxels, not {shape}.")
-        if factor < 2 or factor != 1 << levels: raise InputError(f"factor should be 2, 4 or 8, not {factor}.")
+            if len(shape) != 3: raise InputError(f"{name} should be three sizes D, H, W in voxels, not {shape}.")
+            for s in shape: whole(f"Each size in {name}", s)
+        if factor not in (2, 4, 8, 16): raise InputError(f"factor should be 2, 4 or 8, not {factor}.")
+        levels = factor.bit_length() - 1
         self.factor = factor
         self.latent_shape = tuple(-(-s//factor) for s in self.in_shape)
         block = dict(groups=norm_groups, padding_mode=padding_mode, checkpointing=checkpointing)

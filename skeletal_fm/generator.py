@@ -23,7 +23,7 @@ from .flow import OTFM
 from .train import EMA, Checkpoint, Draw, LivePlot, Log, Shuffle, Team, Tracker, fit, launch, usual_lr
 from .unet import UNet
 from .volume import downsample
-from .vqvae import VQVAE, reconstruction_error, reconstruction_loss
+from .vqvae import VQVAE, mean_absolute_error, reconstruction_loss
 from .weights import load_model, pretrained, pretrained_models, read_meta, read_tensors, save_model
 
 # %% ../nbs/10_generator.ipynb #a23464b7
@@ -90,7 +90,7 @@ def train_autoencoder(
         target = volume if vqvae.out_shape == tuple(volume.shape[2:]) else downsample(volume, vqvae.out_shape)
         out = vqvae(downsample(volume, vqvae.in_shape), draw.shared)
         loss = reconstruction_loss(out, target, bone_weight=bone_weight(draw.step))
-        with torch.no_grad(): error = reconstruction_error(out.recon, target)
+        with torch.no_grad(): error = mean_absolute_error(out.recon, target)
         logged = dict(error=error, commitment=out.commitment, perplexity=out.perplexity, codes_used=out.n_used)
         if extra is None: return loss, logged
         term, numbers = extra(out.recon, target, draw.step, draw.samples)

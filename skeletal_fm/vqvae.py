@@ -7,7 +7,7 @@ __all__ = ['aten', 'BLOCK', 'no_autocast', 'Norm', 'Stencil', 'fast_layout', 'sl
            'weight_gradient', 'SafeConv', 'is_flat', 'safe_conv', 'conv_layer', 'forward_slabs', 'backward_slabs',
            'is_small', 'NormSiLUConv', 'norm_silu_conv', 'lean_conv', 'plain_conv', 'Conv', 'Upsample', 'ResBlock',
            'Encoder', 'Decoder', 'exact_float32', 'nearest_code', 'Quantized', 'random_rows', 'Codebook', 'VQOutput',
-           'VQVAE', 'reconstruction_error', 'reconstruction_loss']
+           'VQVAE', 'mean_absolute_error', 'reconstruction_loss']
 
 # %% ../nbs/05_vqvae.ipynb #bd403af5
 import math
@@ -667,7 +667,7 @@ class VQVAE(nn.Module):
         return self.decode(self.codebook.codes[codes].view(z.movedim(1, -1).shape).movedim(-1, 1))
 
 # %% ../nbs/05_vqvae.ipynb #25bddeb3
-def reconstruction_error(
+def mean_absolute_error(
     recon:Tensor,  # `[B,1,D,H,W]`
     target:Tensor, # like `recon`, in [−1,1]
     bone_weight:float=1., # errors in bone (`target` > 0) count this much
@@ -686,4 +686,4 @@ def reconstruction_loss(
     bone_weight:float=1.,    # errors in bone count this much; above 1 only to get a short training going
 )->Tensor: # scalar
     "The autoencoder's loss."
-    return recon_weight*reconstruction_error(out.recon, target, bone_weight) + commit_weight*out.commitment
+    return recon_weight*mean_absolute_error(out.recon, target, bone_weight) + commit_weight*out.commitment

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'PARTS', 'checksum', 'write_tensors', 'read_meta', 'read_tensors', 'save_model', 'load_model',
-           'load_objective', 'pretrained_folder', 'pretrained_models', 'pretrained', 'model_card', 'ship']
+           'load_objective', 'pretrained_folder', 'pretrained_models', 'pretrained', 'model_card', 'ship',
+           'ship_network']
 
 # %% ../nbs/08_weights.ipynb #1513988d
 import ast, hashlib, inspect, json, os
@@ -203,19 +204,21 @@ def pretrained_folder()->Path:
 
 def pretrained_models(
     folder=None, # default: the package's
+    part:str|None="autoencoder", # only models that have this part; None lists all
 )->dict: # name: {part: {"file", "sha256", "bytes"}}
-    "What `index.json` lists."
+    "What `index.json` lists: the generators, or everything."
     index = Path(folder or pretrained_folder())/"index.json"
-    return read_json(index) if index.exists() else {}
+    known = read_json(index) if index.exists() else {}
+    return {name: parts for name, parts in known.items() if part is None or part in parts}
 
 def pretrained(
     name:str,  # e.g. "small"
-    part:str,  # one of `PARTS`
+    part:str,  # one of `PARTS`, or "network"
     folder=None, # default: the package's
 )->Path: # of a file that is what the index says
     "A pretrained file by name."
     folder = Path(folder or pretrained_folder())
-    known = pretrained_models(folder)
+    known = pretrained_models(folder, None)
     if not known: raise InputError(f"This installation of skeletal_fm carries no pretrained models (there is no index.json in its folder 'pretrained'). Install the wheel, or train with nbs/10_train_otfm.ipynb and give that run's folder instead of {name!r}.")
     if name not in known: raise InputError(f"There is no pretrained model {name!r}; there is {', '.join(known)}.{nearest(name, known)} The folder of a finished run can be given, too.")
     if part not in known[name]: raise InputError(f"The pretrained model {name!r} has no part {part!r}; it has {', '.join(known[name])}.{nearest(part, known[name])}")
@@ -289,6 +292,14 @@ def _ship_part(path, part:str, out:Path, about:dict, autoencoder:Path)->dict:
     if size > _MOST["file"]: raise InputError(f"{part} takes {size/2**20:.1f} MiB, more than the {_MOST['file']/2**20:.0f} MiB that one shipped file may have; choose a smaller width.")
     return dict(meta, kind=cls.__name__, bytes=size, parameters=sum(w.numel() for w in model.parameters()), fingerprint=fingerprint(dict(load_model(out, cls).state_dict())))
 
+def _publish(folder:Path, name:str, entry:dict, card:str)->None:
+    "Write the card of a model whose files are there, and list it in the index."
+    index = {**pretrained_models(folder, None), name: entry}
+    total = sum(m["bytes"] for e in index.values() for m in e.values())
+    if total > _MOST["all"]: raise InputError(f"All pretrained models together would take {total/1e6:.1f} MB; the package may carry {_MOST['all']/1e6:.0f} MB.")
+    with atomic(folder/name/"card.md") as p: p.write_text(card, encoding="utf-8")
+    write_json(folder/"index.json", index)
+
 def ship(
     run,             # folder with autoencoder/autoencoder.safetensors, otfm/denoiser.safetensors, ddpm/denoiser.safetensors; or {part: file}
     name:str,        # of the pretrained model
@@ -308,9 +319,31 @@ def ship(
     for p in PARTS:
         if p in given: parts[p] = _ship_part(given[p], p, folder/name/f"{p}.safetensors", about, folder/name/"autoencoder.safetensors")
     entry = {p: dict(file=f"{name}/{p}.safetensors", sha256=hashlib.sha256((folder/name/f"{p}.safetensors").read_bytes()).hexdigest(), bytes=m["bytes"]) for p, m in parts.items()}
-    index = {**pretrained_models(folder), name: entry}
-    total = sum(m["bytes"] for e in index.values() for m in e.values())
-    if total > _MOST["all"]: raise InputError(f"All pretrained models together would take {total/1e6:.1f} MB; the package may carry {_MOST['all']/1e6:.0f} MB.")
-    with atomic(folder/name/"card.md") as p: p.write_text(model_card(name, parts, metrics, commands, limits), encoding="utf-8")
-    write_json(folder/"index.json", index)
+    _publish(folder, name, entry, model_card(name, parts, metrics, commands, limits))
     return {p: m["bytes"] for p, m in parts.items()}
+
+# %% ../nbs/08_weights.ipynb #f8a1c0d2
+def ship_network(
+    model:nn.Module,  # with `config`
+    name:str,         # of the pretrained model
+    *,
+    title:str,        # first line of the card
+    text:str,         # what it is
+    facts:dict,       # name: text; data, volumes, training, ...
+    metrics:dict,     # what was measured
+    commands=(),      # what to type to train it again
+    limits=(),        # sentences
+    folder=None,      # default: the package's
+    **meta,           # what the file should say besides
+)->int: # bytes
+    "Write a network, its card and its line in the index."
+    folder = Path(folder or pretrained_folder())
+    file = folder/name/"network.safetensors"
+    save_model(file, model, torch.float16, **meta)
+    size, stored = file.stat().st_size, load_model(file, type(model))
+    if size > _MOST["file"]: raise InputError(f"The network takes {size/2**20:.1f} MiB, more than the {_MOST['file']/2**20:.0f} MiB that one shipped file may have; choose a smaller width.")
+    about = f"{type(model).__name__}, {sum(w.numel() for w in stored.parameters()):,} parameters, {size/1e6:.1f} MB, float16, fingerprint {fingerprint(dict(stored.state_dict()))}"
+    rows = lambda d: ["", "| | |", "|---|---|", *[f"| {k} | {v} |" for k, v in d.items()], ""]
+    lines = [f"# {title}", "", text, *rows(dict(network=about, **facts, **{"written by": f"skeletal_fm {_version()}"})), "## How it was made", "", "```", *commands, "```", "", "## Measured", *rows(metrics), "## Limits", "", *[f"- {x}" for x in limits], "- Not for clinical use.", ""]
+    _publish(folder, name, {"network": dict(file=f"{name}/{file.name}", sha256=hashlib.sha256(file.read_bytes()).hexdigest(), bytes=size)}, "\n".join(lines))
+    return size

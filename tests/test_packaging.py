@@ -56,7 +56,7 @@ def test_pretrained_models_load_from_the_wheel(unpacked):
     assert {n for n in pretrained_files() if n.endswith(".safetensors")} == listed
     assert all(f"skeletal_fm/pretrained/{name}/card.md" in pretrained_files() for name in index())
     assert sum((ROOT / n).stat().st_size for n in listed) <= 30_000_000
-    for name in index():
+    for name in (n for n, parts in index().items() if "autoencoder" in parts):
         code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
                 "from skeletal_fm.synthesis import Generator\n"
                 f"for part in {[p for p in index()[name] if p != 'autoencoder']}: g = Generator.load({name!r}, part); print(g.grid.shape, next(g.volumes([5], n_steps=1)).shape)")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .core import Grid, InputError, paper_grid, stream_seed
 from .phantom import SkullParameters
 from .train import Checkpoint, Log, Shuffle, Team, cosine_lr, fit
-from .volume import pack_bits, unpack_bits
+from .volume import pack_bits, signed_volume, unpack_bits
 from .weights import load_model, save_model
 
 # %% ../nbs/21_domain.ipynb #7ce843b4
@@ -29,17 +29,11 @@ DOMAIN_GRID = paper_grid(2.04)
 def check_volume(
     volume,    # `[D,H,W]` or `[1,D,H,W]`, in [-1,1] or boolean
     grid:Grid, # where its voxels lie
-)->Tensor: # the same as a tensor `[D,H,W]`
+)->Tensor: # float32 `[D,H,W]` in [-1,1]
     "A volume that features can be computed of."
-    v = torch.as_tensor(np.ascontiguousarray(volume) if isinstance(volume, np.ndarray) else volume).detach().cpu()
-    if v.ndim == 4 and len(v) == 1: v = v[0]
-    if tuple(v.shape) != grid.shape: raise InputError(f"A volume has shape {tuple(v.shape)}, but its grid has {grid.shape}; give the grid it was made on.")
-    if v.dtype != torch.bool:
-        if not torch.isfinite(v).all(): raise InputError("A volume holds NaN or infinity.")
-        if v.min() >= 0: raise InputError("A volume has no number below 0. Background should be -1 and bone 1; map an occupancy of 0 and 1 with 2*x - 1.")
-    bone = v if v.dtype == torch.bool else v > 0
-    if not bone.any(): raise InputError("A volume has no bone; there is nothing to see in it.")
-    if bone.all(): raise InputError("A volume is bone everywhere; there is nothing to see in it.")
+    v = signed_volume(volume, shape=grid.shape).cpu()
+    if v.max() <= 0: raise InputError("A volume has no bone; there is nothing to see in it.")
+    if v.min() > 0: raise InputError("A volume is bone everywhere; there is nothing to see in it.")
     return v
 
 def resample(
@@ -64,8 +58,7 @@ def domain_input(
     grid:Grid, # where its voxels lie
 )->Tensor: # `[1,1,114,88,128]` in [-1,1]
     "What the network is shown of a volume."
-    v = check_volume(volume, grid)
-    x = resample((v if v.dtype == torch.bool else v > 0).float(), grid, DOMAIN_GRID)
+    x = resample((check_volume(volume, grid) > 0).float(), grid, DOMAIN_GRID)
     if x.max() < .5: raise InputError(f"A volume has no bone within the shared box ({' x '.join(f'{e:.0f}' for e in DOMAIN_GRID.size)} mm around the origin); is its grid right?")
     return (2*x - 1)[None, None]
 

@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['DEPTHS', 'HUB', 'PREPARATIONS', 'EXTRACTORS', 'MedicalBlock', 'MedicalResNet', 'load_medical_net',
            'fetch_medical_net', 'prepared', 'Extractor', 'random_medical_net', 'extractor', 'quality_probabilities',
-           'domain_reading', 'feature_id', 'one_volume', 'check_blocks', 'encoder_features', 'volume_key',
-           'features_of']
+           'domain_reading', 'feature_id', 'check_blocks', 'encoder_features', 'volume_key', 'features_of']
 
 # %% ../nbs/21_features.ipynb #a5a202ba
-import os, pickle, warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .core import Grid, InputError, atomic, device as find_device, fingerprint, memory_advice, nearest, paper_grid, progress_bar
@@ -27,9 +23,9 @@ from .dataset import SkullDataset
 from .domain import DAMAGES, MEASURES, DomainNet, check_volume, domain_input, resample
 from .metrics import Features
 from .synthesis import shard_of
-from .volume import downsample, pack_bits
+from .volume import downsample, pack_bits, signed_volume
 from .vqvae import VQVAE
-from .weights import load_model, pretrained, pretrained_models
+from .weights import fill, load_model, pretrained, pretrained_models, read_numbers
 
 # %% ../nbs/21_features.ipynb #601b267f
 DEPTHS = {10: (1,1,1,1), 18: (2,2,2,2), 34: (3,4,6,3), 50: (3,4,6,3)} # blocks of the four stages
@@ -96,27 +92,6 @@ class MedicalResNet(nn.Module):
 HUB = "https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet{depth}/resolve/main/resnet_{depth}_23dataset.pth"
 _KNOWN = {(d > 34, *b): d for d, b in {**DEPTHS, 101: (3,4,23,3), 152: (3,8,36,3), 200: (3,24,36,3)}.items()}
 
-def _numbers(path:Path):
-    "Whatever numbers a file holds; programs are not run."
-    try:
-        with open(path, "rb") as f: head = f.read(64)
-    except OSError as e: raise InputError(f"Cannot read the weights {path} ({e.strerror}). Download {HUB.format(depth=50)} or its sibling of another depth, and give that file.") from e
-    cut = f"{path} is damaged or cut off, perhaps by a broken download ({path.stat().st_size:,} bytes). Fetch it again."
-    if head.startswith(b"version https://git-lfs"): raise InputError(f"{path} is only a pointer of Git LFS; fetch the file itself with `git lfs pull`.")
-    if head.lstrip()[:1] == b"<": raise InputError(f"{path} is a web page, not weights: the download led to a form or an error. Fetch the file itself.")
-    if head[8:9] == b"{":
-        try: return load_file(path)
-        except (SafetensorError, OSError) as e: raise InputError(cut) from e
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if "Unsupported" in str(e) or "GLOBAL" in str(e) or "weights_only" in str(e).lower() and "global" in str(e).lower():
-            raise InputError(f"{path} holds more than numbers: opening it would run a program from inside it, so it is refused. Med3D's own files hold numbers only; fetch one from {HUB.format(depth=50)}.") from e
-        raise InputError(cut) from e
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, TypeError) as e: raise InputError(cut) from e
-
 def _depth_of(state:dict):
     "Depth of the network that has these weights; None if it is no such network."
     n = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
@@ -128,24 +103,15 @@ def load_medical_net(
     shortcut:str|None=None, # "A" or "B"; None is that of the published weights
 )->MedicalResNet: # in eval mode
     "Med3D with weights from a file."
-    found, path = _numbers(Path(path)), Path(path)
-    state = found.get("state_dict", found) if isinstance(found, dict) else {}
-    if not state or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()): raise InputError(f"{path} holds no weights by name; expected a MedicalNet file, such as {HUB.format(depth=depth)}.")
-    state = {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
-    state = {k: v for k, v in state.items() if not k.startswith(("conv_seg.", "fc."))}
+    net = MedicalResNet(depth, shortcut)
+    advice = f"Expected a MedicalNet file, such as {HUB.format(depth=depth)}."
+    state = read_numbers(path, advice)
     there = _depth_of(state)
-    if there is None: raise InputError(f"{path} holds another network than Med3D's ResNet: it has the names {', '.join(list(state)[:3])}, ... Expected a MedicalNet file, such as {HUB.format(depth=depth)}.")
+    if there is None: raise InputError(f"{path} holds another network than Med3D's ResNet: it has the names {', '.join(list(state)[:3])}, ... {advice}")
     if there != depth: raise InputError(f"{path} holds Med3D weights of depth {there}, but depth {depth} was asked for. " + (f"Ask for med3d-{there}, or give the file of depth {depth}." if there in DEPTHS else f"Depths {', '.join(map(str, DEPTHS))} can be used."))
     type_ = "B" if any(".downsample." in k for k in state) else "A"
-    net = MedicalResNet(depth, shortcut)
     if net.config["shortcut"] != type_: raise InputError(f"{path} has shortcuts of type {type_}, the published Med3D of depth {depth} has type {net.config['shortcut']}. If this is meant, load it with shortcut={type_!r}.")
-    want = net.state_dict()
-    lacks = [k for k in want if k not in state and not k.endswith("num_batches_tracked")]
-    odd = [k for k in state if k not in want] + [k for k in want if k in state and state[k].shape != want[k].shape]
-    if lacks or odd: raise InputError(f"{path} does not fit Med3D of depth {depth}: " + "; ".join(f"{what} {', '.join(n[:3])}{f' and {len(n) - 3} more' if len(n) > 3 else ''}" for what, n in (("it lacks", lacks), ("unknown or of another shape:", odd)) if n) + ".")
-    if not all(v.isfinite().all() for v in state.values()): raise InputError(f"{path} holds weights that are not finite; fetch it again.")
-    net.load_state_dict(state, strict=False)
-    return net.eval()
+    return fill(net, state, path, advice, ignored=("conv_seg.", "fc."))
 
 def fetch_medical_net(
     depth:int,   # 10, 18, 34 or 50
@@ -174,8 +140,7 @@ def prepared(
     spacing:float|None=None, # mm of the paper's box to resample to; None keeps the grid
 )->Tensor: # `[1,1,D,H,W]` float32
     "A volume as Med3D is shown it."
-    v = check_volume(volume, grid)
-    x = v.float()*2 - 1 if v.dtype == torch.bool else v.float()
+    x = check_volume(volume, grid)
     if spacing: x = resample(x, grid, paper_grid(spacing), outside=-1.)
     if how == "zscore": x = (x - x.mean())/x.std()
     return x[None, None]
@@ -296,21 +261,6 @@ def feature_id(
     "The name of these features: numbers compare only under the same name."
     return f"encoder-{fingerprint(dict(vqvae.state_dict()))}-{'x'.join(map(str, blocks))}"
 
-def one_volume(
-    volume,         # `[1,D,H,W]` or `[D,H,W]`
-    shape:tuple,    # that it should have
-    number:int,     # in messages
-)->Tensor: # `[1,1,D,H,W]` in [-1,1]
-    "A volume, checked."
-    v = torch.as_tensor(volume)
-    if v.ndim == 3: v = v[None]
-    if v.ndim != 4 or tuple(v.shape) != (1, *shape): raise InputError(f"Volume {number} has shape {tuple(torch.as_tensor(volume).shape)}; this autoencoder's features need [1, {', '.join(map(str, shape))}], the full grid.")
-    if v.dtype == torch.bool: return v[None].float()*2 - 1
-    v = v.float()
-    if not torch.isfinite(v).all(): raise InputError(f"Volume {number} holds NaN or infinity.")
-    if v.min() >= 0: raise InputError(f"Volume {number} has no number below 0. Background should be -1 and bone 1; map an occupancy of 0 and 1 with 2*x - 1.")
-    return v[None]
-
 def check_blocks(vqvae:VQVAE, blocks)->tuple[int,int,int]:
     "Numbers of blocks that the latents can be cut into."
     if len(tuple(blocks)) != 3 or not all(type(b) is int and 0 < b <= n for b, n in zip(blocks, vqvae.latent_shape)):
@@ -330,7 +280,7 @@ def encoder_features(
     vqvae.eval()
     with progress_bar(len(volumes) if hasattr(volumes, "__len__") else None, what=progress, show=bool(progress)) as bar:
         for i, v in enumerate(volumes):                          # one by one: a skull's features do not depend on its company
-            x = one_volume(v, vqvae.out_shape, i).to(device)
+            x = signed_volume(v, f"volume {i}", vqvae.out_shape)[None, None].to(device)
             rows.append(F.adaptive_avg_pool3d(vqvae.to_latent(downsample(x, vqvae.in_shape)), blocks).flatten().float().cpu())
             bar.update()
     vqvae.train(was_training)

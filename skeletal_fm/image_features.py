@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'CLIP_MEAN', 'CLIP_STD', 'conv_bn', 'Mixed', 'InceptionFID', 'ClipLayer', 'ClipVision', 'conv_bn3',
-           'FilmBlock', 'R3D18', 'Network', 'read_numbers', 'load_numbers', 'picture', 'for_inception', 'for_clip',
-           'for_r3d', 'ImageExtractor', 'image_extractor', 'image_features', 'PictureScores', 'judge_pictures',
-           'VolumeScores', 'judge_volumes']
+           'FilmBlock', 'R3D18', 'Network', 'load_numbers', 'picture', 'for_inception', 'for_clip', 'for_r3d',
+           'ImageExtractor', 'image_extractor', 'image_features', 'PictureScores', 'judge_pictures', 'VolumeScores',
+           'judge_volumes']
 
 # %% ../nbs/21_image_features.ipynb #1865ae2e
-import math, pickle, warnings
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .core import InputError, fingerprint, memory_advice, nearest, progress_bar
 from .metrics import Features, cmmd, frechet_distance, inception_score, kernel_distance
 from .similarity import linear_mmd, paired_ms_ssim, same_sets, set_of, ssim, take, to_unit_range
+from .weights import fill, read_numbers
 
 # %% ../nbs/21_image_features.ipynb #92e1daa4
 def conv_bn(n_in:int, n_out:int, kernel, stride:int=1)->nn.Sequential:
@@ -180,26 +179,6 @@ NETWORKS = {"inception-2048": _INCEPTION, "inception-768": _INCEPTION, "inceptio
             "clip-vit-l14-336": Network(ClipVision, "model.safetensors or pytorch_model.bin of openai/clip-vit-large-patch14-336", "https://huggingface.co/openai/clip-vit-large-patch14-336", ("text_model.", "text_projection.", "logit_scale", "vision_model.embeddings.position_ids")),
             "r3d-18": Network(R3D18, "r3d_18-b3b3357e.pth", "https://download.pytorch.org/models/r3d_18-b3b3357e.pth", ("fc.",))}
 
-def read_numbers(
-    path:Path,  # .pth, .bin or .safetensors
-    advice:str, # what to fetch, as a sentence
-)->dict: # names to tensors
-    "The tensors in a file of weights."
-    if not path.is_file(): raise InputError(f"There is no weights file {path}. {advice}")
-    head = path.open("rb").read(64)
-    if head.startswith(b"version https://git-lfs"): raise InputError(f"{path} is only a pointer of Git LFS; fetch the file itself with `git lfs pull`.")
-    try:
-        if head[8:9] == b"{": found = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e: raise InputError(f"{path} is damaged, or holds more than numbers: opening it could run a program, so it is refused. {advice}") from e
-    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, TypeError) as e: raise InputError(f"{path} is no weights file, or is cut off ({type(e).__name__}). {advice}") from e
-    found = found.get("state_dict", found) if isinstance(found, dict) else {}
-    if not found or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in found.items()): raise InputError(f"{path} holds no tensors by name. {advice}")
-    return found
-
 def load_numbers(
     net:nn.Module,
     path,              # weights file
@@ -209,17 +188,8 @@ def load_numbers(
     kind = NETWORKS[name]
     advice = f"For {name!r} fetch {kind.file} from {kind.url} and give its path."
     if path is None: raise InputError(f"{name!r} features need the weights of a network that does not come with this package, and nothing is used in its place. {advice}")
-    state = {k.removeprefix("module."): v for k, v in read_numbers(Path(path), advice).items()}
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items() if not k.startswith(kind.ignored)}
-    want = net.state_dict()
-    lacks = [k for k in want if k not in state and not k.endswith("num_batches_tracked")]
-    odd = [k for k in state if k not in want] + [k for k in want if k in state and state[k].shape != want[k].shape]
-    if lacks or odd:
-        say = lambda what, names: f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        raise InputError(f"{path} holds another network ({'; '.join(say(w, n) for w, n in (('it lacks', lacks), ('it has, or has in another shape,', odd)) if n)}). {advice}")
-    if not all(v.isfinite().all() for v in state.values()): raise InputError(f"{path} holds weights that are not finite. {advice}")
-    net.load_state_dict(state, strict=False)
-    return net.eval().requires_grad_(False)
+    return fill(net, read_numbers(path, advice), path, advice, kind.ignored).requires_grad_(False)
+
 
 # %% ../nbs/21_image_features.ipynb #4ee007bc
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

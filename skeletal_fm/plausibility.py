@@ -23,7 +23,7 @@ from scipy.spatial import cKDTree
 from .core import Grid, InputError, nearest, progress_bar, resolve
 from .dataset import SkullDataset
 from .phantom import CENTRE, N_AZIMUTH, N_SIDE, THICKNESS, TOP, bone_extent, braincase_table, estimate_quality_score
-from .volume import crop, crop_bounds, crop_grid
+from .volume import crop, crop_bounds, crop_grid, one_volume
 
 # %% ../nbs/21_plausibility.ipynb #2dbc8df6
 LOOK = 2.04 # mm: voxels much finer than this are averaged before anything is measured
@@ -33,13 +33,9 @@ def solid(
     grid:Grid, # where its voxels lie
 )->np.ndarray: # bool `[D,H,W]`
     "A volume as bone or no bone, checked."
-    v = volume.detach().cpu().numpy() if torch.is_tensor(volume) and volume.dtype != torch.bfloat16 else np.asarray(volume.detach().cpu().float() if torch.is_tensor(volume) else volume)
-    if v.ndim == 4 and len(v) == 1: v = v[0]
-    if v.shape != grid.shape: raise InputError(f"The volume has shape {v.shape} but its grid {grid.shape}; give the grid it was made on.")
-    if v.dtype == bool: return v
-    if v.dtype.kind not in "iuf": raise InputError(f"A volume holds numbers or booleans, got {v.dtype}.")
-    if v.dtype.kind == "f" and not np.isfinite(v).all(): raise InputError("The volume holds numbers that are not finite; it cannot be judged.")
-    return v > 0
+    v = one_volume(volume, shape=grid.shape).cpu()
+    if not torch.isfinite(v).all(): raise InputError("The volume holds numbers that are not finite; it cannot be judged.")
+    return (v if v.dtype == torch.bool else v > 0).numpy()
 
 def look_grid(
     grid:Grid,

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['crossings', 'winding', 'rim', 'is_closed', 'weld', 'orient', 'rings', 'lids', 'outward', 'majority', 'mend',
-           'voxelize', 'crop_bounds', 'crop', 'crop_grid', 'downsample', 'to_signed', 'pad_to_multiple', 'pack_bits',
-           'unpack_bits', 'dice', 'nearest_dice', 'component_shares', 'largest_component']
+           'voxelize', 'crop_bounds', 'crop', 'crop_grid', 'downsample', 'to_signed', 'one_volume', 'signed_volume',
+           'pad_to_multiple', 'pack_bits', 'unpack_bits', 'dice', 'nearest_dice', 'component_shares',
+           'largest_component']
 
 # %% ../nbs/03_volume.ipynb #6cdfb956
 from collections.abc import Iterable, Sequence
@@ -303,6 +304,34 @@ def to_signed(
     x = torch.as_tensor(occupancy)
     if x.dtype == torch.bool: return x.view(torch.int8).mul(2).sub_(1).float()   # small numbers first: four times less memory to go through
     return x*2. - 1
+
+# %% ../nbs/03_volume.ipynb #a3ede101
+def one_volume(
+    x,                  # array or tensor `[D,H,W]`, also with leading axes of length 1; or a dict with "volume"
+    what:str="volume",  # its name in messages
+    shape:Sequence[int]|None=None, # that it must have, which is its grid's; None: any
+)->Tensor: # `[D,H,W]`, booleans or real numbers, on its device
+    "The one volume in what was given."
+    if isinstance(x, dict): x = x.get("volume", x)
+    try: x = torch.as_tensor(np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x).detach()
+    except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"The {what} should be an array or tensor [D, H, W] of booleans or numbers, got {f'an array of {x.dtype}' if isinstance(x, np.ndarray) else type(x).__name__}.") from e
+    while x.ndim > 3 and len(x) == 1: x = x[0]
+    if x.ndim != 3 or not x.numel(): raise InputError(f"The {what} should be one volume [D, H, W], got shape {tuple(x.shape)}.")
+    if x.is_complex(): raise InputError(f"The {what} holds complex numbers.")
+    if shape is not None and tuple(x.shape) != tuple(shape): raise InputError(f"The {what} has shape {tuple(x.shape)}, but its grid has {tuple(shape)}; give the grid it was made on.")
+    return x
+
+def signed_volume(
+    x,                  # see `one_volume`: boolean, or air below 0 and bone above
+    what:str="volume",  # its name in messages
+    shape:Sequence[int]|None=None, # that it must have; None: any
+)->Tensor: # float32 `[D,H,W]`; booleans become -1 and 1
+    "A volume as networks take it, checked."
+    v = one_volume(x, what, shape)
+    if v.dtype == torch.bool: return to_signed(v)
+    if not torch.isfinite(v).all(): raise InputError(f"The {what} holds NaN or infinity.")
+    if v.min() >= 0: raise InputError(f"The {what} has no number below 0. Background should be -1 and bone 1; map an occupancy of 0 and 1 with 2*x - 1.")
+    return v.float()
 
 # %% ../nbs/03_volume.ipynb #d638cf18
 def pad_to_multiple(

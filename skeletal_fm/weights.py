@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'PARTS', 'checksum', 'write_tensors', 'read_meta', 'read_tensors', 'save_model', 'load_model',
-           'load_objective', 'pretrained_folder', 'pretrained_models', 'pretrained', 'model_card', 'ship',
-           'ship_network']
+           'read_numbers', 'fill', 'load_objective', 'pretrained_folder', 'pretrained_models', 'pretrained',
+           'model_card', 'ship', 'ship_network']
 
 # %% ../nbs/08_weights.ipynb #1513988d
-import ast, hashlib, inspect, json, os
+import ast, hashlib, inspect, json, os, pickle, warnings
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .core import Grid, InputError, atomic, device as find_device, fingerprint, nearest, read_json, write_json
@@ -174,6 +174,48 @@ def load_model(
     _check_tensors(path, about, state, model.state_dict(), cls.__name__)
     model.load_state_dict(state)
     return model.eval().to(device)
+
+# %% ../nbs/08_weights.ipynb #6f658b58
+def read_numbers(
+    path,       # .pth, .bin or .safetensors, of anybody
+    advice:str, # what to fetch instead, as a sentence
+)->dict: # names to tensors, on the CPU; names without the "module." of training on several GPUs
+    "The tensors in a file of weights; programs are not run."
+    path = Path(path)
+    try:
+        with open(path, "rb") as f: head = f.read(64)
+    except OSError as e: raise InputError(f"Cannot read the weights {path} ({e.strerror}). {advice}") from e
+    if head.startswith(b"version https://git-lfs"): raise InputError(f"{path} is only a pointer of Git LFS; fetch the file itself with `git lfs pull`.")
+    if head.lstrip()[:1] == b"<": raise InputError(f"{path} is a web page, not weights: the download led to a form or an error. {advice}")
+    try:
+        if head[8:9] == b"{": found = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, TypeError) as e:
+        if isinstance(e, pickle.UnpicklingError) and ("Unsupported" in str(e) or "global" in str(e).lower()):
+            raise InputError(f"{path} holds more than numbers: opening it would run a program from inside it, so it is refused. {advice}") from e
+        raise InputError(f"{path} is no weights file, or is damaged or cut off, perhaps by a broken download ({path.stat().st_size:,} bytes). {advice}") from e
+    found = found.get("state_dict", found) if isinstance(found, dict) else {}
+    if not found or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in found.items()): raise InputError(f"{path} holds no tensors by name. {advice}")
+    return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in found.items()}
+
+def fill(
+    net:nn.Module,
+    numbers:dict, # from `read_numbers`
+    path,         # where they come from, for messages
+    advice:str,   # what to fetch instead, as a sentence
+    ignored:tuple=(), # beginnings of names that are not needed
+)->nn.Module: # `net`, in eval mode
+    "Fill a network with numbers that fit it name by name."
+    numbers, want = {k: v for k, v in numbers.items() if not k.startswith(tuple(ignored))}, net.state_dict()
+    lacks = [k for k in want if k not in numbers and not k.endswith("num_batches_tracked")]
+    odd = [k for k in numbers if k not in want] + [k for k in want if k in numbers and numbers[k].shape != want[k].shape]
+    if lacks or odd: raise InputError(f"{path} holds another network: " + "; ".join(f"it {what} {_few(names, 3)}" for what, names in (("lacks", lacks), ("has, or has in another shape,", odd)) if names) + f". {advice}")
+    if not all(v.isfinite().all() for v in numbers.values()): raise InputError(f"{path} holds weights that are not finite. {advice}")
+    net.load_state_dict(numbers, strict=False)
+    return net.eval()
 
 # %% ../nbs/08_weights.ipynb #d7afae71
 OBJECTIVES = dict(OTFM=OTFM, DDPM=DDPM)

@@ -516,7 +516,7 @@ class SkullDataset(torch.utils.data.Dataset):
             raise InputError(f"{self.folder} is no finished data set (it has no dataset.json); run prepare, which continues an unfinished one.")
         about = read_json(self.folder/"dataset.json")
         self.grid, self.in_shape, self.fingerprint = Grid.from_dict(about["grid"]), tuple(about["in_shape"]), about["fingerprint"]
-        self.reference = about.get("reference", "keep")
+        self.reference, self.source = about.get("reference", "keep"), about.get("source", "")
         table = pd.read_csv(self.folder/"manifest.csv", dtype=dict(id=str, patient=str))
         check_manifest(table, self.folder/"manifest.csv")
         self.manifest = table[table["split"].isin(["train", "test"] if split == "all" else [split])].reset_index(drop=True)

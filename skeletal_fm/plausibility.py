@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOOK', 'PROPERTIES', 'FRAMES', 'SHIPPED', 'solid', 'look_grid', 'look', 'vault_rays', 'sample', 'missing_vault',
            'holes', 'inside', 'asymmetry', 'roughness', 'crumbs', 'pieces', 'Shape', 'measure_volume', 'Limits',
-           'Verdict', 'frame', 'read_score', 'judge', 'shipped_limits', 'judge_set', 'rates', 'worst']
+           'Verdict', 'frame', 'read_score', 'judge', 'shipped_limits', 'limits_for', 'judge_set', 'rates', 'worst']
 
 # %% ../nbs/21_plausibility.ipynb #b32fa088
 import math
@@ -417,6 +417,14 @@ def shipped_limits(
     key = min(SHIPPED, key=lambda k: abs(math.log(k/s)))
     n, rows = SHIPPED[key]
     return Limits({k: tuple(-math.inf if v == "-" else math.inf if v == "+" else v for v in row) for k, row in rows.items()}, key, n, "training phantoms")
+
+def limits_for(
+    real,          # the real skulls: a `SkullDataset` of training skulls, or the folder of a data set
+    limit:int=300, # at most so many are measured, evenly spread
+)->Limits:
+    "The limits for skulls made after these: the package's for phantoms, else fitted on the training skulls."
+    if isinstance(real, (str, Path)): real = SkullDataset(real, "train")
+    return shipped_limits(real.grid) if real.source == "phantom" else Limits.fit(real, limit=limit, source="real training skulls")
 
 # %% ../nbs/21_plausibility.ipynb #3773713e
 def _stored(source)->SkullDataset|None:

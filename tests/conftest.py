@@ -53,6 +53,21 @@ def tracked():
     return sorted(n for n in set(names) if (ROOT / n).is_file())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For `pytest -n ... --dist loadgroup`: tests that share something slow go to one process, the longest first.
+
+    What a file makes once is shared by its tests; of the experiments each notebook stands for itself.
+    """
+    def group(item):
+        nb = getattr(item, "callspec", None) and item.callspec.params.get("nb")
+        return nb.stem if nb and item.path.name == "test_experiments.py" else item.path.stem
+    items.sort(key=group, reverse=True)                                  # keeps the order within a group
+    items.sort(key=lambda item: item.path.name != "test_experiments.py")
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
 @pytest.fixture(scope="module")
 def repository_copy(tmp_path_factory):
     "What is needed to work on a copy of the repository: nothing a test writes there comes back."

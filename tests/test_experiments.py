@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import EXPERIMENTS, ROOT, cells, python
 
-THREADS = str(max(1, (os.cpu_count() or 2) // 2))
+THREADS = str(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 each = pytest.mark.parametrize("nb", EXPERIMENTS, ids=lambda p: p.stem, scope="module")
 
 

@@ -30,7 +30,9 @@ class Features:
     def __post_init__(self):
         x = self.values
         if torch.is_tensor(x): x = x.detach().cpu().double().numpy()
-        try: x = np.asarray(x, dtype=np.float64)
+        try:
+            if np.iscomplexobj(x): raise TypeError
+            x = np.asarray(x, dtype=np.float64)
         except (TypeError, ValueError): raise InputError(f"Features should be a table of real numbers [N, F], got {type(x).__name__}.") from None
         if x.ndim != 2 or x.shape[1] < 1: raise InputError(f"Features should be a table [N, F], one row per skull, got shape {x.shape}.")
         names = tuple(str(n) for n in self.names)
@@ -77,7 +79,9 @@ def checked(
     bad = np.flatnonzero(~np.isfinite(x.values).all(1))
     if len(bad): raise InputError(f"{len(bad)} of {len(x)} rows of the {what} features hold NaN or infinity ({', '.join(x.names[i] if x.names else f'row {i}' for i in bad[:5])}{', ...' if len(bad) > 5 else ''}). Look at the volumes they come from, or leave them out.")
     if np.abs(x.values).max() > 1e100: raise InputError(f"The {what} features reach {np.abs(x.values).max():.3g}, too large to be squared. Look at the volumes and the weights they come from.")
-    if what == "real" and len(x) > 1 and (x.values == x.values[0]).all():
+    spread = np.ptp(x.values, axis=0).max()
+    if 0 < spread < 1e-100: raise InputError(f"The {what} skulls differ by at most {spread:.3g} in each feature, too little to be squared. Look at the network's weights, or multiply all features by one number.")
+    if what == "real" and len(x) > 1 and spread == 0:
         raise InputError(f"All {len(x)} real skulls have the same features: nothing can be measured with them. Either one volume was read many times, or the network answers the same to everything; look at volumes and weights.")
     return x
 

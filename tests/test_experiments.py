@@ -92,19 +92,21 @@ WRONG = dict(
 
 @each
 def test_parameters_are_checked_first(nb):
-    "Before anything slow: names and types of parameters are checked by the same function on every page."
+    "Before anything slow: names and types of parameters are checked by the same function on every page, the preset before anything is written."
     code = [s for _, s, c in cells(nb, "code")]
     start = next(i for i, s in enumerate(code) if s == parameters_of(nb))
     rest = [s for s in code[start + 1:] if "IN_TEST" not in s]
     assert rest[0].strip() == "from skeletal_fm.core import check_params" and "check_params(globals())" in rest[1] and len(rest[1].splitlines()) < 4
+    text = "\n".join(rest)
+    assert 0 < text.find("core.preset(preset") < text.index("Run(resolve(out_dir)")          # an unknown preset is refused before the folder is made
 
 
 @each
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_is_refused(nb, case, tmp_path):
     wrong, words = WRONG[case]
-    if case in ("unknown_parameter", "wrong_type") and nb.stem != "10_train_otfm":
-        pytest.skip("check_params refuses it, as on page 10: see test_parameters_are_checked_first")
+    if case != "no_folder" and nb.stem != "10_train_otfm":
+        pytest.skip("refused by the same function as on page 10: see test_parameters_are_checked_first")
     if "data" in wrong and "\ndata" not in "\n" + parameters_of(nb):
         pytest.skip("reads no data")
     before = status()

@@ -35,7 +35,7 @@ def solid(
     grid:Grid, # where its voxels lie
 )->np.ndarray: # bool `[D,H,W]`
     "A volume as bone or no bone, checked."
-    v = one_volume(volume, shape=grid.shape).cpu()
+    v = one_volume(volume, shape=grid).cpu()
     if not torch.isfinite(v).all(): raise InputError("The volume holds numbers that are not finite; it cannot be judged.")
     return (v if v.dtype == torch.bool else v > 0).numpy()
 
@@ -396,9 +396,10 @@ def read_score(
 _NOT_FRAMED = "not in the frame of the phantoms: the Quality Score, holes in the vault and bone inside it were not looked at"
 
 def _asked(q)->int:
-    q = 0 if q is None or pd.isna(q) else int(q)
-    if q not in range(7): raise InputError(f"A Quality Score is 1 to 6, or 0 if none was asked for, got {q}.")
-    return q
+    try: q, given = 0 if q is None or pd.isna(q) else float(q), q
+    except (TypeError, ValueError): raise InputError(f"A Quality Score is 1 to 6, or 0 if none was asked for, got {q!r}.") from None
+    if q not in range(7): raise InputError(f"A Quality Score is 1 to 6, or 0 if none was asked for, got {given!r}.")
+    return int(q)
 
 def judge(
     volume,      # `[D,H,W]` or `[1,D,H,W]`: bone where positive; booleans too
@@ -410,6 +411,7 @@ def judge(
     in_frame:bool|None=None, # None: as `limits` say; False: another frame than the phantoms'
 )->Verdict:
     "Has this skull failed, and does it show what was asked for?"
+    if not isinstance(grid, Grid): raise InputError(f"Give the grid on which the volume lies, a Grid such as paper_grid(2.04); got {type(grid).__name__}.")
     in_frame = in_frame if in_frame is not None else limits is None or limits.in_frame
     limits, asked = limits or shipped_limits(grid, in_frame), _asked(asked)
     shape = measure_volume(volume, grid, in_frame=in_frame and limits.in_frame)
@@ -497,6 +499,7 @@ def judge_set(
     if hasattr(source, "bits"): items, total = _from_dataset(source, limit), len(_chosen(len(source), limit))
     else:
         asked = list(asked)
+        if not hasattr(source, "volumes") and hasattr(source, "__len__") and len(asked) not in (0, len(source)): raise InputError(f"There are {len(source)} volumes, but {len(asked)} Quality Scores in asked; give one for each, or none.")
         if hasattr(source, "volumes") and not asked: raise InputError("Say which Quality Scores the generator should be asked for: judge_set(generator, asked=[2, 3, 4, 5, 6]).")
         items = _from_volumes(source.volumes(asked[:limit], **how) if hasattr(source, "volumes") else source, asked, limit)
         total = len(asked) or (len(source) if hasattr(source, "__len__") else None)

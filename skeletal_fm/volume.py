@@ -309,9 +309,10 @@ def to_signed(
 def one_volume(
     x,                  # array or tensor `[D,H,W]`, also with leading axes of length 1; or a dict with "volume"
     what:str="volume",  # its name in messages
-    shape:Sequence[int]|None=None, # that it must have, which is its grid's; None: any
+    shape:Grid|Sequence[int]|None=None, # that it must have, or the grid on which it lies; None: any
 )->Tensor: # `[D,H,W]`, booleans or real numbers, on its device
     "The one volume in what was given."
+    shape = shape.shape if isinstance(shape, Grid) else shape
     if isinstance(x, dict): x = x.get("volume", x)
     try: x = torch.as_tensor(np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x).detach()
     except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"The {what} should be an array or tensor [D, H, W] of booleans or numbers, got {f'an array of {x.dtype}' if isinstance(x, np.ndarray) else type(x).__name__}.") from e
@@ -324,7 +325,7 @@ def one_volume(
 def signed_volume(
     x,                  # see `one_volume`: boolean, or air below 0 and bone above
     what:str="volume",  # its name in messages
-    shape:Sequence[int]|None=None, # that it must have; None: any
+    shape:Grid|Sequence[int]|None=None, # that it must have, or its grid; None: any
 )->Tensor: # float32 `[D,H,W]`; booleans become -1 and 1
     "A volume as networks take it, checked."
     v = one_volume(x, what, shape)

@@ -22,7 +22,7 @@ from scipy import ndimage
 from scipy.optimize import linprog
 from scipy.spatial import cKDTree
 
-from .core import Grid, InputError, nearest, progress_bar, resolve
+from .core import Grid, InputError, nearest, progress_bar
 from .dataset import SkullDataset
 from .phantom import CENTRE, N_AZIMUTH, N_SIDE, THICKNESS, TOP, braincase_table, estimate_quality_score
 from .volume import crop, crop_bounds, crop_grid, one_volume
@@ -454,12 +454,6 @@ def limits_for(
     return shipped_limits(real.grid) if real.source == "phantom" else Limits.fit(real, limit=limit, source="real training skulls")
 
 # %% ../nbs/21_plausibility.ipynb #3773713e
-def _stored(source)->SkullDataset|None:
-    "The data set in a folder."
-    folder = Path(source) if Path(source).exists() else resolve(str(source))
-    if not (folder/"dataset.json").exists() and (folder/"skulls"/"dataset.json").exists(): folder = folder/"skulls"   # the run of 13_generate
-    return folder
-
 def _chosen(n, limit): return range(n) if not limit or limit >= n else np.unique(np.linspace(0, n - 1, limit).astype(int)).tolist()
 
 def _from_dataset(ds, limit):
@@ -491,7 +485,7 @@ def judge_set(
     **how,                # of a generator: seed, n_steps, method, ...
 )->pd.DataFrame: # a row for each skull: id, asked, shown, wrong_score, failed, cause, reasons, frame, and the fields of `Shape`
     "Judge many skulls; what cannot be judged is listed."
-    if isinstance(source, (str, Path)): source = SkullDataset(_stored(source), split)
+    if isinstance(source, (str, Path)): source = SkullDataset(source, split)
     grid = grid or getattr(source, "grid", None)
     if grid is None: raise InputError("judge_set needs the grid of the volumes: judge_set(volumes, grid=grid).")
     if in_frame is None: in_frame = source.about.get("reference", "keep") in ("phantom", "keep") if hasattr(source, "about") else _framed(source)

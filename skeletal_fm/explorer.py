@@ -6,8 +6,9 @@
 __all__ = ['GREY', 'KEYS', 'Skulls', 'neighbours', 'score_columns', 'Walk', 'Exploration', 'mesh_of', 'skull_picture', 'caption',
            'pair_picture', 'middle', 'Explorer']
 
-# %% ../nbs/22_explorer.ipynb #14f83fe2
-import base64, io, json, os
+# %% ../nbs/22_explorer.ipynb #180c149f
+import io
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 from .core import Grid, InputError, nearest, to_mesh
 from .dataset import SkullDataset
 from .features import extractor, features_of
-from .label import _SCRIPT, slice_picture
 from .metrics import Features, nearest_rows
 from .plausibility import frame, judge_set
-from .viz import PLANES, as_volume, decimate, render, turn
+from .viz import MM, PLANES, SkullPage, as_volume, decimate, render, slice_picture
 from .volume import dice
 
 # %% ../nbs/22_explorer.ipynb #a1c992bb
@@ -205,7 +205,7 @@ class Exploration:
     def sort(self, by:str, high_first:bool=True)->None: self.walk.sort(by, high_first); self.rank = 0
     def keep(self, quality_score:int|None=None)->None: self.walk.keep(quality_score); self.rank = 0
 
-# %% ../nbs/22_explorer.ipynb #549d9432
+# %% ../nbs/22_explorer.ipynb #248e0237
 GREY = "#cdcdcd" # frame of a skull that neither failed nor shows another score
 
 def mesh_of(
@@ -233,7 +233,7 @@ def skull_picture(
     frame:str="",      # colour, as `frame` gives it; "" is grey
     *,
     at=(0., 0., 0.),   # (AP, LR, SI) mm where the slices cut
-    mm:float=250.,     # width of each rendered view
+    mm:float=MM,       # width of each rendered view
     pixels:int=170,    # height of the pictures
 )->Image.Image:
     "One skull: two views of its surface, three slices."
@@ -290,98 +290,65 @@ def middle(
     ends = [np.flatnonzero(bone.any(tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
     return tuple(float(o + (a + b + 1)/2*s) for o, s, (a, b) in zip(low, grid.spacing, ends))
 
-# %% ../nbs/22_explorer.ipynb #e86606d2
+# %% ../nbs/22_explorer.ipynb #68ef3312
 KEYS = {"ArrowLeft": "previous", "ArrowRight": "next", "ArrowUp": "nearer", "ArrowDown": "farther", "r": "reverse", "Home": "first"}
 
-class Explorer:
+class Explorer(SkullPage):
     "A page in JupyterLab that walks through a generated set. Make it the last line of a cell."
+    keys = KEYS
+
     def __init__(self,
         generated,           # folder, `SkullDataset`, `Skulls`, volumes with `grid`, or an `Exploration`
         real=None,           # the same of real skulls
         *,
-        turnable:bool=True,  # meshes to turn with the mouse; False: pictures, for slow machines
-        max_faces:int=20_000,# of each mesh shown
+        turnable:bool=True,  # meshes to turn with the mouse; False: pictures, for browsers without WebGL
+        max_faces:int=30_000,# of each mesh shown
         **options,           # of `Exploration`: features, judged, scores, by, k, grid, cache
     ):
-        try: import ipywidgets as w
-        except ImportError as e: raise InputError("The explorer needs ipywidgets: pip install ipywidgets, and restart JupyterLab. Its pictures, pair_picture, do without.") from e
-        self.view = generated if isinstance(generated, Exploration) else Exploration(generated, real, **options)
-        self.turnable, self.max_faces, self.message, walk = turnable, max_faces, "", self.view.walk
-        self.name = f"skull-explorer-{os.getpid()}-{id(self)}"
-        small = dict(description_width="initial")
+        opened = isinstance(generated, Exploration)
+        super().__init__(1 + ((generated.found if opened else real) is not None), turnable=turnable, max_faces=max_faces, size=(440, 280), pixels=160)
+        v = self.view = generated if opened else self._opened(generated, real, **options)
+        import ipywidgets as w
+        small, walk = dict(description_width="initial"), v.walk
         self.sort = w.Dropdown(options=[("order of the set", ""), *[(c.replace("_", " "), c) for c in walk.columns]], value=walk.by, description="sort by", layout=dict(width="250px"), style=small)
-        self.only = w.Dropdown(options=[("all", None), *[(f"QS {q}" if q else "no score", q) for q in sorted(set(walk.table.asked))]], description="asked for", layout=dict(width="170px"), style=small)
-        self.sort.observe(lambda c: self._do(lambda: self.view.sort(c["new"], walk.high_first)), "value")
-        self.only.observe(lambda c: self._do(lambda: self.view.keep(c["new"])), "value")
-        verbs = dict(first=("⏮", "the first skull of this order (Home)", lambda: self.view.step(-walk.at)), previous=("◀", "the skull before (left arrow)", lambda: self.view.step(-1)), next=("▶", "the next skull (right arrow)", lambda: self.view.step(1)),
-                     reverse=("⇅", "high first or low first (r)", lambda: self.view.sort(walk.by, not walk.high_first)), nearer=("▲", "a nearer neighbour (up arrow)", lambda: self.view.nearer(-1)), farther=("▼", "the next neighbour (down arrow)", lambda: self.view.nearer(1)))
-        self.buttons = {k: self._button(w, k, *v) for k, v in verbs.items()}
-        self.sliders = {p: w.FloatSlider(step=1., readout_format=".0f", description=p, layout=dict(width="270px"), style=dict(description_width="58px")) for p in PLANES}
-        for p, s in self.sliders.items(): s.observe(lambda change, p=p: self._slice(p), "value")
-        self.sides = [self._side(w) for _ in range(1 + (self.view.found is not None))]
-        self.state = w.HTML()
-        keys = w.HTML("<small>&nbsp; keys: ← → walk, ↑ ↓ neighbour, r reverse, Home first</small>")
-        shown = [k for k in verbs if self.view.found is not None or k not in ("nearer", "farther")]
-        self.widget = w.VBox([w.HBox([self.sort, self.only, *[self.buttons[k] for k in shown], keys], layout=dict(align_items="center")), self.state,
-                              w.HBox([s.box for s in self.sides]), w.HBox(list(self.sliders.values()))])
-        self.widget.add_class(self.name)
-        self.show()
+        self.only = w.Dropdown(options=[("all", "all"), *[(f"QS {q}" if q else "no score", q) for q in sorted(set(walk.table.asked))]], description="asked for", layout=dict(width="150px"), style=small)
+        self.sort.observe(lambda c: self.act(lambda: v.sort(c["new"], walk.high_first)), "value")
+        self.only.observe(lambda c: self.act(lambda: v.keep(None if c["new"] == "all" else c["new"])), "value")
+        verbs = dict(first=("|◀", "the first skull of this order (Home)", lambda: v.step(-walk.at)), previous=("◀", "the skull before (left arrow)", lambda: v.step(-1)), next=("▶", "the next skull (right arrow)", lambda: v.step(1)),
+                     reverse=("⇅", "high first or low first (r)", lambda: v.sort(walk.by, not walk.high_first)), nearer=("▲", "a nearer neighbour (up arrow)", lambda: v.nearer(-1)), farther=("▼", "the next neighbour (down arrow)", lambda: v.nearer(1)))
+        for name, what in verbs.items(): self.button(name, *what)
+        shown = [b for name, b in self.buttons.items() if v.found is not None or name not in ("nearer", "farther")]
+        self.sides, self.state = [self._side(w, p) for p in self.panels], w.HTML()
+        hint = w.HTML("<small>keys: ← → walk" + ", ↑ ↓ neighbour"*(v.found is not None) + ", r reverse, Home first</small>")
+        row = lambda *parts, **how: w.HBox(parts, layout=dict(align_items="center", **how))
+        self.widget = w.VBox([row(self.sort, self.only, *shown), row(self.state, hint), w.HBox([s.box for s in self.sides]), row(*self.sliders.values())], layout=dict(padding="0 0 0 8px"))
+        self.show(); self.draw()
 
-    def _button(self, w, key, text, tip, act):
-        b = w.Button(description=text, tooltip=tip, layout=dict(width="40px"))
-        b.add_class(f"skull-{key}")
-        b.on_click(lambda _: self._do(act))
-        return b
+    def _opened(self, *sets, **options):
+        "An exploration, and a line to read while it is made."
+        from IPython.display import display
+        from ipywidgets import HTML
+        wait = HTML("Opening the sets. The first time every skull is judged and measured, some tenths of a second each.")
+        display(wait)
+        try: return Exploration(*sets, **options)
+        finally: wait.close()
 
-    def _side(self, w):
-        "One of the two columns."
-        s = SimpleNamespace(title=w.HTML(), mesh=w.Output(layout=dict(width="420px", height="340px", overflow="hidden")), images={p: w.Image(format="png") for p in PLANES}, bone=None)
-        s.box = w.VBox([s.title, s.mesh, w.HBox(list(s.images.values()))], layout=dict(width="446px", padding="4px", margin="2px"))
-        return s
-
-    def _do(self, act):
-        try: self.message = ""; act()
-        except (InputError, OSError) as e: self.message = str(e)
-        self.show()
-
-    def _slice(self, plane):
-        for s in self.sides:
-            s.images[plane].value = b"" if s.bone is None else slice_picture(s.bone, self.view.generated.grid, plane, self.sliders[plane].value, 140)
-
-    def _mesh(self, side):
-        mesh = mesh_of(side.bone, self.view.generated.grid, self.max_faces)
-        if self.turnable: bundle = {"application/vnd.plotly.v1+json": json.loads(turn(mesh, self.max_faces).update_layout(width=410, height=330).to_json())}
-        else:
-            out = io.BytesIO(); Image.fromarray(np.hstack([render(mesh, v, 205, mm=250.) for v in ("front", "left")])).quantize(128).save(out, "PNG")
-            bundle = {"image/png": base64.b64encode(out.getvalue()).decode()}
-        side.mesh.outputs = ({"output_type": "display_data", "data": bundle, "metadata": {}},)
+    def _side(self, w, panel):
+        "One of the two columns: a title, and the panel in a frame."
+        panel.title = w.HTML(layout=dict(min_height="56px"))
+        panel.box = w.VBox([panel.title, w.VBox([panel.mesh, w.HBox(list(panel.images.values()))])], layout=dict(width="458px", padding="4px", margin="2px", justify_content="space-between"))
+        return panel
 
     def show(self)->None:
-        "Draw the present skull and its neighbour."
-        v, esc = self.view, lambda text: str(text).replace("&", "&amp;").replace("<", "&lt;")
-        try:
-            bones, texts = [v.generated[v.walk.row], *([] if v.neighbour is None else [v.real[v.neighbour]])], caption(v)
-            colours = [frame(v.said) or GREY, GREY]
-        except (InputError, OSError) as e: bones, self.message = [], f"{v.said.id} cannot be shown: {e}"
-        for s in self.sides[len(bones):]: s.bone, s.title.value, s.mesh.outputs = None, "", ()
-        for s, bone, lines, colour in zip(self.sides, bones, texts if bones else (), colours if bones else ()):
-            s.bone, s.title.value = bone, "<div style='line-height:1.3'>" + "<br>".join(f"<b>{esc(x)}</b>" if k == 0 else esc(x) for k, x in enumerate(lines)) + "</div>"
-            s.box.layout.border = f"4px solid {colour}"
-            self._mesh(s)
-        if bones: self._cut_at(middle(bones[0], v.generated.grid))
+        "The present skull and its neighbour, and what is known of them."
+        v, row, at = self.view, self.view.walk.row, self.view.neighbour
+        try: shown, texts = [(("generated", row), v.generated[row]), *([] if at is None else [(("real", at), v.real[at])])], caption(v)
+        except (InputError, OSError) as e: shown, texts, self.message = [], [], f"{v.said.id} cannot be shown: {e}"
+        new = [self.put(k, *shown[k], v.generated.grid) if k < len(shown) else self.put(k) for k in range(len(self.sides))]
+        for k, side in enumerate(self.sides):
+            lines = [f"<b>{escape(x)}</b>" if i == 0 else escape(x) for i, x in enumerate(texts[k] if k < len(shown) else ())]
+            side.title.value = "<div style='line-height:1.3'>" + "<br>".join(lines) + "</div>"
+            side.box.layout.border = f"4px solid {shown and k == 0 and frame(v.said) or GREY}"
         order = f"{v.walk.by.replace('_', ' ')}, {'high' if v.walk.high_first else 'low'} first" if v.walk.by else "as in the set"
-        red = f' <span style="color:#c0392b">{esc(self.message)}</span>' if self.message else ""
-        self.state.value = f"{v.walk.at + 1} of {len(v.walk)}, {esc(order)}{red}"
-
-    def _cut_at(self, at):
-        low, size = self.view.generated.grid.origin, self.view.generated.grid.size
-        for p, slider in self.sliders.items():
-            a = low[PLANES[p][0]]; b = a + size[PLANES[p][0]]
-            slider.min, slider.max = min(a, slider.min), max(b, slider.max)
-            slider.min, slider.max, slider.value = a, b, at[PLANES[p][0]]
-            self._slice(p)
-
-    def _ipython_display_(self):
-        from IPython.display import Javascript, display
-        display(self.widget)
-        display(Javascript(_SCRIPT % dict(name=self.name, keys=str(KEYS))))
+        self.state.value = f"{v.walk.at + 1} of {len(v.walk)}, {escape(order)}{self.warning} &nbsp; "
+        self.cut_at(middle(shown[0][1], v.generated.grid) if shown and new[0] else None)

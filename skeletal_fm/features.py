@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import Grid, InputError, atomic, device as find_device, fingerprint, memory_advice, nearest, paper_grid, progress_bar
+from .core import Grid, InputError, atomic, device as find_device, fingerprint, memory_advice, nearest, paper_grid, progress_bar, whole
 from .dataset import SkullDataset
 from .domain import DAMAGES, MEASURES, DomainNet, check_volume, domain_input, resample
 from .metrics import Features
@@ -192,7 +192,7 @@ def _reader()->DomainNet: return load_model(pretrained("domain", "network"), Dom
 
 def _medical(name, weights, shortcut, how, spacing, device)->Extractor:
     if how not in PREPARATIONS: raise InputError(f"preparation should be one of {', '.join(PREPARATIONS)}, got {how!r}.{nearest(how, PREPARATIONS)}")
-    if spacing is not None and not spacing > 0: raise InputError(f"spacing should be a positive number of mm or None, got {spacing!r}.")
+    if spacing is not None and not (isinstance(spacing, (int, float)) and spacing > 0): raise InputError(f"spacing should be a positive number of mm or None, got {spacing!r}.")
     if name == "random":
         if weights is not None: raise InputError("The extractor 'random' is a control with fixed weights; it takes none.")
         net = random_medical_net()
@@ -249,7 +249,7 @@ def domain_reading(
 )->dict: # score: `[6]` probabilities; measures: {name: mm}; damage: {kind: level from 0 to 1}
     "All that the domain network says of a volume."
     net = _reader()
-    said = net.answers(net(domain_input(volume, grid)))
+    said = net.answers(net.learned(domain_input(volume, grid)))
     return dict(score=said.score[0].double().softmax(0).numpy(), measures=dict(zip(MEASURES, (said.measures*net.unit + net.centre)[0].tolist())),
                 damage=dict(zip(DAMAGES, said.damage[0].sigmoid().tolist())))
 
@@ -263,7 +263,7 @@ def feature_id(
 
 def check_blocks(vqvae:VQVAE, blocks)->tuple[int,int,int]:
     "Numbers of blocks that the latents can be cut into."
-    if len(tuple(blocks)) != 3 or not all(type(b) is int and 0 < b <= n for b, n in zip(blocks, vqvae.latent_shape)):
+    if np.shape(blocks) != (3,) or not all(type(b) is int and 0 < b <= n for b, n in zip(blocks, vqvae.latent_shape)):
         raise InputError(f"blocks should be three whole numbers from 1 to {tuple(vqvae.latent_shape)}, got {blocks!r}.")
     return tuple(blocks)
 
@@ -316,7 +316,9 @@ def _set(source, grid, split):
         if grid is not None and grid != source.grid: raise InputError(f"The data set {source.folder.name} lies on a grid of {source.grid.shape} voxels of {source.grid.spacing[0]:g} mm, not on the one that was given; leave grid out.")
         return source.grid, len(source), [(k, partial(source.bits, i)) for i, k in enumerate(source.ids)]
     if grid is None: raise InputError("Volumes do not say where their voxels lie; give their grid: features_of(volumes, extractor, grid).")
-    each = ((v["id"], v["volume"]) if isinstance(v, dict) else (f"{i:05d}", v) for i, v in enumerate(source))
+    try: volumes = enumerate(source)
+    except TypeError: raise InputError(f"Features are made of a data set's folder, a SkullDataset or volumes one by one, got {type(source).__name__}.") from None
+    each = ((v["id"], v["volume"]) if isinstance(v, dict) else (f"{i:05d}", v) for i, v in volumes)
     return grid, len(source) if hasattr(source, "__len__") else None, ((k, partial(lambda v: v, v)) for k, v in each)
 
 def features_of(
@@ -335,7 +337,7 @@ def features_of(
     if not isinstance(extractor, Extractor): raise InputError(f"features_of needs an extractor, such as extractor('domain'), got {type(extractor).__name__}.")
     k, n = shard_of(None if shard == "auto" else shard) if shard is not None else (0, 1)
     if n > 1 and cache is None: raise InputError("Shards meet in a cache; give one: features_of(..., shard='0/2', cache=folder).")
-    if limit is not None and limit < 1: raise InputError(f"limit should be at least 1, got {limit!r}.")
+    if limit is not None: whole("limit", limit, 1, 100)
     grid, total, skulls = _set(source, grid, split)
     about, rows, names, bad = extractor.id_on(grid), [], [], []
     total = min(x for x in (total, limit) if x is not None) if (total, limit) != (None, None) else None

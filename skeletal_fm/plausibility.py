@@ -24,6 +24,7 @@ from scipy.spatial import cKDTree
 
 from .core import Grid, InputError, nearest, progress_bar
 from .dataset import SkullDataset
+from .domain import middle_plane, reflect
 from .phantom import CENTRE, N_AZIMUTH, N_SIDE, THICKNESS, TOP, braincase_table, estimate_quality_score
 from .volume import crop, crop_bounds, crop_grid, one_volume
 
@@ -150,26 +151,16 @@ def inside(
     return float((found*f**2*r[:, None]**3).sum()*(share/32)*4*np.pi/8000/1000)
 
 # %% ../nbs/21_plausibility.ipynb #f5fd303a
-def _mirrored(points, plane):
-    "Points reflected at the plane through `CENTRE`, moved by plane[0] mm along LR and tilted by slopes plane[1], plane[2]."
-    n = np.array([plane[1], 1., plane[2]]); n /= np.linalg.norm(n)
-    return points - 2*((points - np.array(CENTRE)) @ n - plane[0])[:, None]*n
-
 def asymmetry(
     bone:np.ndarray, # bool `[D,H,W]`, left and right along the second axis
     grid:Grid,
-    n_points:int=2000, # to find the plane with
 )->float: # mm
     "Mean distance from mirrored bone to bone, at the best plane."
     near = ndimage.distance_transform_edt(~bone, sampling=grid.spacing).astype(np.float32).clip(max=20)
     points = (np.argwhere(bone) + .5)*np.array(grid.spacing) + np.array(grid.origin)
-    few = points[::max(1, len(points)//n_points)]
-    error = lambda plane: sample(near, grid, _mirrored(few, plane), 20.).clip(max=10).mean()
-    middle = (points[:, 1].min() + points[:, 1].max())/2
-    best = min(((0., 0., 0.), (middle, 0., 0.)), key=error)
-    for size in (1, .5, .25):
-        best = min((tuple(b + size*s*k for b, s, k in zip(best, (3., .05, .05), step)) for step in np.ndindex(3, 3, 3) for step in [np.array(step) - 1]), key=error)
-    return float(sample(near, grid, _mirrored(points, best), 20.).mean())
+    middle = (points.min(0) + points.max(0))/2
+    far = lambda p: sample(near, grid, p + middle, 20.)
+    return float(far(reflect(points - middle, middle_plane(points - middle, far))).mean())
 
 # %% ../nbs/21_plausibility.ipynb #b07367a1
 def _surface(bone, spacing): # mm² of voxel faces between bone and none
@@ -422,17 +413,17 @@ def judge(
 # %% ../nbs/21_plausibility.ipynb #b0b6e507
 SHIPPED = { # mm of a voxel: number of phantoms, and for each property lowest, median, highest; "-" and "+": no limit
     2.04: (320, dict(
-        pieces=("-", 1, 3), largest_piece=(93.5, 99.97, "+"), dust=("-", 0.02964, 0.5628), crumbs=("-", 0.07849, 0.6548),
-        roughness=("-", 5.106, 12.42), holes=("-", 0, 5.78), inside=("-", 0, 1), asymmetry=("-", 0.1996, 0.8164),
-        length=(156.9, 187.7, 223.7), breadth=(110.3, 136.7, 163.1), height=(79.9, 155, 259.6), volume=(210.2, 621.4, 1094))),
-    4.08: (107, dict(
-        pieces=("-", 1, 3), largest_piece=(93.83, 99.98, "+"), dust=("-", 0.014, 0.5594), crumbs=("-", 1.238, 4.427),
-        roughness=("-", 7.808, 16.89), holes=("-", 0, 7.901), inside=("-", 0, 1), asymmetry=("-", 0.5335, 1.225),
-        length=(160.7, 187.7, 214.7), breadth=(113, 138.7, 160.3), height=(79.44, 155, 255.1), volume=(207, 606.4, 1063))),
-    5.1: (107, dict(
-        pieces=("-", 1, 3), largest_piece=(93.85, 100, "+"), dust=("-", 0, 0.7098), crumbs=("-", 3.008, 9.199),
-        roughness=("-", 7.953, 17.98), holes=("-", 0, 17.68), inside=("-", 0, 1), asymmetry=("-", 0.733, 1.629),
-        length=(161.9, 188.7, 208.1), breadth=(110.1, 137.7, 160.2), height=(83.05, 153, 255.9), volume=(217.1, 599.3, 1061)))}
+        pieces=("-", 1, 3), largest_piece=(93.5, 99.97, "+"), dust=("-", 0.02965, 0.5628), crumbs=("-", 0.0787, 0.6567),
+        roughness=("-", 5.106, 12.42), holes=("-", 0, 5.78), inside=("-", 0, 1), asymmetry=("-", 0.186, 0.802),
+        length=(156.9, 187.7, 223.7), breadth=(110.3, 136.7, 163.1), height=(79.9, 155, 259.6), volume=(212.5, 620.9, 1084))),
+    4.08: (320, dict(
+        pieces=("-", 1, 3), largest_piece=(93.58, 99.98, "+"), dust=("-", 0.01415, 0.5799), crumbs=("-", 1.139, 7.667),
+        roughness=("-", 7.613, 17.57), holes=("-", 0, 14.31), inside=("-", 0, 1), asymmetry=("-", 0.4947, 1.314),
+        length=(154.1, 187.7, 222.9), breadth=(107.7, 138.7, 163.2), height=(79.65, 155, 260.6), volume=(215.1, 619.3, 1078))),
+    5.1: (320, dict(
+        pieces=("-", 1, 3), largest_piece=(93.55, 100, "+"), dust=("-", 0, 0.7731), crumbs=("-", 2.842, 16.05),
+        roughness=("-", 7.828, 18), holes=("-", 0, 35.21), inside=("-", 0, 1), asymmetry=("-", 0.6939, 1.604),
+        length=(155.7, 188.7, 221.7), breadth=(112.9, 137.7, 162.5), height=(76.85, 153, 261.8), volume=(211.9, 619.9, 1086)))}
 
 def shipped_limits(
     grid:Grid,          # of the volumes to be judged

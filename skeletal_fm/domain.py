@@ -259,6 +259,12 @@ class DomainNet(nn.Module):
         self.width = n_features + N_COUNTED
         for name, n, value in (("centre", len(MEASURES), 0.), ("unit", len(MEASURES), 1.), ("clean", N_COUNTED, 0.), ("spread", N_COUNTED, 1.)): self.register_buffer(name, torch.full((n,), value))
 
+    @property
+    def parts(self)->dict: # name to columns of the features
+        "What the features are made of."
+        n = self.config["n_features"]
+        return dict(learned=slice(0, n), surface=slice(n, self.width - N_SIDES), sides=slice(self.width - N_SIDES, self.width))
+
     def forward(self,
         x:Tensor, # `[B,1,114,88,128]` in [-1,1]
     )->Tensor: # features `[B,n_features+45]`

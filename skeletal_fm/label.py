@@ -201,7 +201,7 @@ class Labeller(SkullPage):
         super().__init__(turnable=turnable, max_faces=max_faces, size=(420, 430))
         import ipywidgets as w
         self.rating = Rating(folder, labels, order, rater)
-        self.mesh, self.images = self.panels[0].mesh, self.panels[0].images
+        self.images = self.panels[0].images
         self.title, self.state, self.bar = w.HTML(), w.HTML(), w.IntProgress(min=0, max=len(self.rating.skulls), layout=dict(width="240px"))
         scores = [self.button(f"score-{q}", str(q), MEANING[q], lambda q=q: self.rating.score(q), font_weight="bold") for q in MEANING]
         leave = self.button("unsuitable", "unsuitable", "leave it out (u or 0)", self.rating.unsuitable, "96px")
@@ -210,7 +210,7 @@ class Labeller(SkullPage):
         row = lambda *parts: w.HBox(parts, layout=dict(align_items="center"))
         slices = [row(w.HBox([self.images[p]], layout=dict(width="140px", flex="0 0 auto")), self.sliders[p]) for p in PLANES]
         hint = w.HTML("<small>&nbsp; keys: 1–6, u or 0 unsuitable, s skip, z undo, ← →</small>")
-        self.widget = w.VBox([row(self.bar, self.state), self.title, w.HBox([self.mesh, w.VBox(slices)]), row(*scores, leave), row(*verbs, hint)], layout=dict(padding="0 0 0 8px"))
+        self.widget = w.VBox([row(self.bar, self.state), self.title, w.HBox([self.panels[0].mesh, w.VBox(slices)]), row(*scores, leave), row(*verbs, hint)], layout=dict(padding="0 0 0 8px"))
         self.show(); self.draw()
 
     def show(self)->None:

@@ -6,10 +6,10 @@
 __all__ = ['VIEWS', 'KEY', 'FILL', 'BONE', 'PLANES', 'MM', 'view_axes', 'extent', 'project', 'rasterize', 'vertex_normals',
            'occlusion', 'shadow', 'shade', 'render', 'save_png', 'show_meshes', 'toy_skull', 'as_volume', 'grey_range',
            'slice_plane', 'show_slices', 'show_volumes', 'running_mean', 'show_losses', 'decimate', 'turn',
-           'slice_picture', 'pack_mesh', 'SkullPage']
+           'slice_picture', 'SkullPage']
 
 # %% ../nbs/00_viz.ipynb #b68c8023
-import asyncio, base64, io, json, os
+import asyncio, io, json, os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -488,6 +488,15 @@ def decimate(
     return np.stack([np.bincount(at, v[:, k])/count for k in range(3)], 1), g[first]
 
 # %% ../nbs/00_viz.ipynb #3f911cf1
+def _triangles(mesh, max_faces):
+    "Corners and faces of a mesh, as plotly's `Mesh3d` takes them: its x is to the subject's left, its y to the back."
+    v, f = decimate(mesh.vertices, mesh.faces, max_faces)
+    if len(f):   # merging may turn a sliver over: plotly would light it from behind, a dark fleck that looks like a hole
+        a, b, c = (v[f[:, i]] for i in range(3))
+        over = (np.cross(b - a, c - a)*vertex_normals(v, f)[f].sum(1)).sum(1) < 0
+        f = np.where(over[:, None], f[:, ::-1], f)
+    return dict(zip("xyzijk", [*np.stack([v[:, 1], -v[:, 0], v[:, 2]]).round(1).astype(np.float32), *f.T.astype(np.int32)]))
+
 def turn(
     mesh,                 # `vertices` mm, canonical axes, and `faces`
     max_faces:int=20_000, # coarser than the mesh where it has more
@@ -495,15 +504,11 @@ def turn(
 )->object: # a plotly `Figure`
     "A surface to turn with the mouse."
     import plotly.graph_objects as go   # slow to import, needed only here
-    v, f = decimate(mesh.vertices, mesh.faces, max_faces)
-    v = np.round(v, 1)
-    rgb = "rgb({},{},{})".format(*(color or BONE))
-    fig = go.Figure([go.Mesh3d(x=v[:, 1], y=-v[:, 0], z=v[:, 2], i=f[:, 0], j=f[:, 1], k=f[:, 2], color=rgb, flatshading=False, hoverinfo="skip",
-                               lighting=dict(ambient=.45, diffuse=.7, specular=.12, roughness=.7, fresnel=.1), lightposition=dict(x=-1500, y=-2500, z=2500))] if len(f) else [])
+    bone = go.Mesh3d(**_triangles(mesh, max_faces), color="rgb({},{},{})".format(*(color or BONE)), flatshading=False, hoverinfo="skip",
+                     lighting=dict(ambient=.3, diffuse=.7, specular=.12, roughness=.7, fresnel=.1), lightposition=dict(x=-1500, y=-2500, z=2500))
     axis = dict(visible=False)
-    fig.update_layout(scene=dict(aspectmode="data", xaxis=axis, yaxis=axis, zaxis=axis, camera=dict(eye=dict(x=.9, y=-1.5, z=.4))),
-                      margin=dict(l=0, r=0, t=0, b=0), width=480, height=440, paper_bgcolor="rgba(0,0,0,0)")
-    return fig
+    return go.Figure(bone, dict(scene=dict(aspectmode="data", xaxis=axis, yaxis=axis, zaxis=axis, camera=dict(eye=dict(x=.9, y=-1.5, z=.4))),
+                                margin=dict(l=0, r=0, t=0, b=0), width=480, height=440, paper_bgcolor="rgba(0,0,0,0)"))
 
 # %% ../nbs/00_viz.ipynb #5e31fd23
 def slice_picture(
@@ -524,19 +529,12 @@ def slice_picture(
     out = io.BytesIO(); image.save(out, "PNG")
     return out.getvalue()
 
-# %% ../nbs/00_viz.ipynb #e63a2b88
-def pack_mesh(
-    mesh,          # `vertices` mm and `faces`
-    max_faces:int, # coarser than the mesh where it has more
-)->bytes: # uint32 V, float32 `[V,6]` (position in mm, normal), uint32 `[F,3]`; little-endian
-    "A mesh for the viewer in the browser."
-    v, f = decimate(mesh.vertices, mesh.faces, max_faces)
-    normals = vertex_normals(v, f) if len(f) else np.zeros((len(v), 3))
-    return np.uint32(len(v)).astype("<u4").tobytes() + np.hstack([v, normals]).astype("<f4").tobytes() + f.astype("<u4").tobytes()
-
 # %% ../nbs/00_viz.ipynb #0e7a2f82
-_LISTEN = """
-  function listen(page, keys) {
+_LISTEN = """(function start(tries) {
+  const keys = %(keys)s, pages = document.querySelectorAll('.%(name)s:not([data-live])');
+  if (!pages.length && tries) setTimeout(() => start(tries - 1), 100);
+  for (const page of pages) {
+    page.dataset.live = 1; page.append(Object.assign(document.createElement('style'), {textContent: '.skull-waiting { opacity: .4 }'}));
     const focus = () => page.focus({preventScroll: true}), bar = color => page.style.boxShadow = 'inset 3px 0 ' + color;
     page.tabIndex = 0; page.style.outline = 'none';
     page.setAttribute('data-lm-suppress-shortcuts', 'true');
@@ -554,80 +552,12 @@ _LISTEN = """
     page.addEventListener('focusout', () => bar('transparent'));
     focus();
   }
-"""
-
-# %% ../nbs/00_viz.ipynb #ad449fe0
-MM = 250. # height of the picture, where a skull fits; one scale for all of them
-_VIEW = """
-  function meshes(page) {
-    const home = {a: .56, e: .24, zoom: 1, x: 0, y: 0}, look = {...home};   // azimuth and elevation as in `view_axes`
-    page.append(Object.assign(document.createElement('style'), {textContent: '.skull-waiting { opacity: .4 }'}));
-    const draws = [...page.querySelectorAll('.skull-mesh')].map(box => viewer(box, look, home, () => requestAnimationFrame(() => draws.forEach(draw => draw()))));
-  }
-
-  function viewer(box, look, home, all) {
-    const canvas = box.insertBefore(document.createElement('canvas'), box.firstChild), gl = canvas.getContext('webgl2'), dpr = window.devicePixelRatio || 1;
-    if (!gl) { canvas.replaceWith('This browser has no WebGL: use turnable=False.'); return () => {}; }
-    const [width, height] = [box.clientWidth, box.clientHeight];
-    canvas.width = width*dpr; canvas.height = height*dpr;
-    canvas.style.cssText = `width:${width}px; height:${height}px; cursor:grab; touch-action:none`;
-    const program = gl.createProgram(), part = (kind, code) => { const s = gl.createShader(kind); gl.shaderSource(s, '#version 300 es\\n' + code); gl.compileShader(s); gl.attachShader(program, s); };
-    part(gl.VERTEX_SHADER, `in vec3 p, n; uniform mat3 turn; uniform vec3 middle, scale; uniform vec2 shift; out vec3 m; out float near;
-      void main() { vec3 q = turn*(p - middle); m = turn*n; near = q.z; gl_Position = vec4(q*scale + vec3(shift, 0), 1); }`);
-    part(gl.FRAGMENT_SHADER, `precision highp float; in vec3 m; in float near; out vec4 color;
-      void main() {
-        vec3 n = normalize(m.z < 0. ? -m : m);   // an open surface is seen from its inside too
-        float key = max(dot(n, normalize(vec3%(key)s)), 0.), fill = max(dot(n, normalize(vec3%(fill)s)), 0.);
-        vec3 light = .9*key*vec3(1, .97, .92) + .14*fill*vec3(.8, .9, 1) + .13*(1. + n.y)*vec3(.94, .97, 1) + .05;
-        color = vec4(pow(pow(vec3%(bone)s/255., vec3(2.2))*light*min(exp((near - 80.)/200.), 1.), vec3(1./2.2)), 1);   // dusk in the depth
-      }`);
-    gl.linkProgram(program); gl.useProgram(program); gl.enable(gl.DEPTH_TEST);
-    const at = name => gl.getUniformLocation(program, name), points = gl.createBuffer(), triangles = gl.createBuffer();
-    let count = 0, middle = [0, 0, 0], mm = 1;
-    function load() {
-      const data = box.querySelector('[data-mesh]');
-      count = 0;
-      if (data) {
-        const bytes = Uint8Array.from(atob(data.dataset.mesh), c => c.charCodeAt(0)).buffer, n = new Uint32Array(bytes, 0, 1)[0];
-        const v = new Float32Array(bytes, 4, 6*n), f = new Uint32Array(bytes, 4 + 24*n), low = [1e9, 1e9, 1e9], high = [-1e9, -1e9, -1e9];
-        v.forEach((x, i) => { const k = i %% 6; if (k < 3) { low[k] = Math.min(low[k], x); high[k] = Math.max(high[k], x); } });
-        middle = low.map((x, k) => (x + high[k])/2); mm = Math.max(%(mm)s, ...low.map((x, k) => 1.05*(high[k] - x))); count = f.length;
-        gl.bindBuffer(gl.ARRAY_BUFFER, points); gl.bufferData(gl.ARRAY_BUFFER, v, gl.STATIC_DRAW);
-        ['p', 'n'].forEach((name, k) => { const a = gl.getAttribLocation(program, name); gl.enableVertexAttribArray(a); gl.vertexAttribPointer(a, 3, gl.FLOAT, false, 24, 12*k); });
-        gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, triangles); gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, f, gl.STATIC_DRAW);
-      }
-      all();
-    }
-    function draw() {
-      const [sa, ca, se, ce] = [Math.sin(look.a), Math.cos(look.a), Math.sin(look.e), Math.cos(look.e)], s = 2*look.zoom/mm;
-      gl.viewport(0, 0, canvas.width, canvas.height); gl.clearColor(0, 0, 0, 0); gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-      if (!count) return;
-      gl.uniformMatrix3fv(at('turn'), false, [-sa, -se*ca, ce*ca, ca, -se*sa, ce*sa, 0, ce, se]);   // column by column: right, up, towards us
-      gl.uniform3fv(at('middle'), middle); gl.uniform3f(at('scale'), s*height/width, s, -.001); gl.uniform2f(at('shift'), look.x/width, look.y/height);
-      gl.drawElements(gl.TRIANGLES, count, gl.UNSIGNED_INT, 0);
-    }
-    canvas.title = 'drag: turn; shift and drag: move; Ctrl and wheel: zoom; double click: back';
-    canvas.addEventListener('pointerdown', e => canvas.setPointerCapture(e.pointerId));
-    canvas.addEventListener('pointermove', e => {
-      if (!e.buttons) return;
-      if (e.shiftKey) { look.x += 2*e.movementX; look.y -= 2*e.movementY; }
-      else { look.a -= e.movementX/120; look.e = Math.max(-1.57, Math.min(1.57, look.e + e.movementY/120)); }
-      all();
-    });
-    canvas.addEventListener('wheel', e => { if (e.ctrlKey) { e.preventDefault(); look.zoom = Math.max(.5, Math.min(10, look.zoom*Math.exp(-e.deltaY/400))); all(); } });
-    canvas.addEventListener('dblclick', () => { Object.assign(look, home); all(); });
-    new MutationObserver(load).observe(box.querySelector('.widget-html-content') || box, {childList: true, subtree: true});
-    setTimeout(load, 0);
-    return draw;
-  }
-"""
-_START = """(function start(tries) {
-  const pages = document.querySelectorAll('.%(name)s:not([data-live])'), keys = %(keys)s;
-  if (!pages.length) { if (tries) setTimeout(() => start(tries - 1), 100); return; }
-  pages.forEach(page => { page.dataset.live = 1; listen(page, keys); meshes(page); });
-""" + _LISTEN + _VIEW + "})(100);"
+})(100);"""
 
 # %% ../nbs/00_viz.ipynb #49f4c645
+MM = 250. # height of the picture, where a skull fits; one scale for all of them
+_NOTHING = SimpleNamespace(vertices=np.zeros((0, 3)), faces=np.zeros((0, 3), int))
+
 class SkullPage:
     "Base of a page in JupyterLab that shows skulls: a chapter adds buttons and says in `show` what is seen."
     keys = {}       # key of the keyboard, as JavaScript calls it -> name of the button it presses
@@ -641,15 +571,28 @@ class SkullPage:
         size:tuple=(410,300), # pixels of a mesh, width and height
         pixels:int=140,       # height of a slice
     ):
-        try: import ipywidgets as w
-        except ImportError as e: raise InputError("This page needs ipywidgets: pip install ipywidgets, and restart JupyterLab. show_meshes and show_slices draw skulls without it.") from e
+        try:
+            import ipywidgets as w
+            surfaces = [self._figure(size) if turnable else w.Image() for _ in range(n_skulls)]
+        except ImportError as e: raise InputError("This page needs ipywidgets and anywidget: pip install ipywidgets anywidget, and restart JupyterLab. show_meshes and show_slices draw skulls without them.") from e
         self.turnable, self.max_faces, self.size, self.pixels, self.message, self.buttons = turnable, max_faces, size, pixels, "", {}
         self.name, self.timer = f"skull-page-{os.getpid()}-{id(self)}", None
-        mesh = lambda: (w.HTML if turnable else w.Image)(layout=dict(width=f"{size[0]}px", height=f"{size[1]}px", margin="0", overflow="hidden"))
-        self.panels = [SimpleNamespace(id=None, drawn=None, bone=None, grid=None, surface=None, mesh=mesh(), images={p: w.Image(format="png", layout=dict(max_width="145px", object_fit="contain")) for p in PLANES}) for _ in range(n_skulls)]
-        for p in self.panels: p.mesh.add_class("skull-mesh")
+        box = dict(width=f"{size[0]}px", height=f"{size[1]}px", margin="0", overflow="hidden")
+        self.panels = [SimpleNamespace(id=None, drawn=None, bone=None, grid=None, surface=None, figure=s, mesh=w.Box([s], layout=box), images={p: w.Image(format="png", layout=dict(max_width="145px", object_fit="contain")) for p in PLANES}) for s in surfaces]
         self.sliders = {p: w.FloatSlider(step=1., readout_format=".0f", description=p, layout=dict(width="270px"), style=dict(description_width="58px")) for p in PLANES}
         for p, s in self.sliders.items(): s.observe(lambda _, p=p: self._cut(p), "value")
+
+    def _figure(self, size):
+        "An empty figure that stays; a turn of one turns the others."
+        from plotly.graph_objects import FigureWidget
+        figure = FigureWidget(turn(_NOTHING)).update_layout(width=size[0], height=size[1], hovermode=False, modebar=dict(bgcolor="rgba(0,0,0,0)", color="#aaa", activecolor="#555"))
+        figure.update_scenes(aspectmode="cube", camera_eye=dict(x=.68, y=-1.13, z=.28))
+        figure.layout.scene.on_change(lambda _, camera: self._turn_all(camera), "camera")
+        return figure
+
+    def _turn_all(self, camera):
+        for p in self.panels:
+            if p.figure.layout.scene.camera != camera: p.figure.update_scenes(camera=camera)
 
     def button(self,
         name:str,     # `keys` press it by this name
@@ -709,16 +652,23 @@ class SkullPage:
         "Draw the surface of each panel that has another skull than before."
         for p in self.panels:
             if p.drawn == p.id: continue
-            if p.bone is None: p.mesh.value = "" if self.turnable else b""
-            else: p.mesh.value = self._surface(to_mesh(p.bone, p.grid) if p.surface is None else p.surface)
+            mesh = _NOTHING if p.bone is None else to_mesh(p.bone, p.grid) if p.surface is None else p.surface
+            mm = max(MM, *1.05*np.ptp(mesh.vertices, axis=0)) if len(mesh.vertices) else MM
+            if self.turnable: self._replace(p.figure, _triangles(mesh, self.max_faces), mm)
+            else: p.figure.value = b"" if p.bone is None else self._pictures(mesh, mm)
             p.drawn = p.id; p.mesh.remove_class("skull-waiting")
 
-    def _surface(self, mesh):
-        if self.turnable: return f'<i hidden data-mesh="{base64.b64encode(pack_mesh(mesh, self.max_faces)).decode()}"></i>'
+    def _replace(self, figure, triangles, mm):
+        "Other triangles in the same figure, in the middle of a cube of `mm`."
+        middle = {a: float(triangles[a].min() + triangles[a].max())/2 for a in "xyz"} if len(triangles["x"]) else dict.fromkeys("xyz", 0.)
+        with figure.batch_update():
+            figure.update_traces(**triangles)
+            figure.update_scenes({f"{a}axis_range": [m - mm/2, m + mm/2] for a, m in middle.items()})
+
+    def _pictures(self, mesh, mm):
         v, f = decimate(mesh.vertices, mesh.faces, self.max_faces)
-        mm = max(MM, 1.05*max(np.ptp(v, axis=0), default=0))
-        pictures = [render(SimpleNamespace(vertices=v, faces=f), view, min(self.size[0]//2, self.size[1]), mm=mm) for view in ("front", "left")]
-        return _png(Image.fromarray(np.hstack(pictures)))
+        views = [render(SimpleNamespace(vertices=v, faces=f), view, min(self.size[0]//2, self.size[1]), mm=mm) for view in ("front", "left")]
+        return _png(Image.fromarray(np.hstack(views)))
 
     @property
     def warning(self)->str: # HTML, "" if nothing went wrong
@@ -727,8 +677,8 @@ class SkullPage:
 
     @property
     def script(self)->str: # JavaScript
-        "What brings keys and meshes to life in the browser."
-        return _START % dict(name=self.name, keys=json.dumps(self.keys), key=KEY, fill=FILL, bone=BONE, mm=MM)
+        "What brings the keys to life in the browser."
+        return _LISTEN % dict(name=self.name, keys=json.dumps(self.keys))
 
     def _ipython_display_(self):
         from IPython.display import Javascript, display

@@ -46,7 +46,7 @@ test: $(READY)
 	@echo "1/2 cells of the notebooks (nbdev_test)"
 	@$(BIN)/nbdev_test --do_print
 	@echo "2/2 tests/ (pytest)"
-	@NBDEV_TESTED=1 $(BIN)/python -m pytest tests -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@NBDEV_TESTED=1 $(BIN)/python -m pytest tests -q -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 	@echo "make test: all passed: `ls nbs/[0-9]*.ipynb nbs/index.ipynb | wc -l | tr -d ' '` notebooks cell by cell (nbdev_test), then tests/ (pytest, counts above)."
 
 export: $(READY)

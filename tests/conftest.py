@@ -53,19 +53,27 @@ def tracked():
     return sorted(n for n in set(names) if (ROOT / n).is_file())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """For `pytest -n ... --dist loadgroup`: tests that share something slow go to one process, the longest first.
+def group(nodeid):
+    "Tests that share something slow: those of a file, and of the experiments those of one notebook."
+    file, _, test = nodeid.partition("::")
+    return next((nb.stem for nb in EXPERIMENTS if nb.stem in test), file) if file.endswith("test_experiments.py") else file
 
-    What a file makes once is shared by its tests; of the experiments each notebook stands for itself.
-    """
-    def group(item):
-        nb = getattr(item, "callspec", None) and item.callspec.params.get("nb")
-        return nb.stem if nb and item.path.name == "test_experiments.py" else item.path.stem
-    items.sort(key=group, reverse=True)                                  # keeps the order within a group
+
+def pytest_collection_modifyitems(items):
+    "The longest first: experiments, the last notebook before the others."
+    items.sort(key=lambda item: group(item.nodeid), reverse=True)            # keeps the order within a group
     items.sort(key=lambda item: item.path.name != "test_experiments.py")
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "With several processes, a group goes to one of them."
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def volume_or_image(
     what:str="volume",  # its name in messages
 )->Tensor: # `[D,H,W]`, an image as `[1,H,W]`
     "The volume in what was given; an image is one of a single slice."
-    return one_volume(x[None] if np.ndim(x) == 2 and not isinstance(x, dict) else x, what)
+    return one_volume(x[None] if getattr(x, "ndim", 0) == 2 else x, what)
 
 def to_unit(
     x:Tensor,                    # `[D,H,W]`

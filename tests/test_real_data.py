@@ -171,7 +171,6 @@ def test_head_is_aligned(name):
     assert abs(np.percentile(near[:, 1], 1) + np.percentile(near[:, 1], 99)) < 8
     # the domain network, which knows phantoms only, is at most one score off
     read = int(np.argmax(quality_probabilities(voxelize(there, paper_grid(2.04)), paper_grid(2.04)))) + 1
-    print(name, score, read)
     assert abs(read - score) <= 1, read
     # the rules for failed skulls, made for generated ones, find the right score, no holes though a scan may end in a plane that leans, and that the sculpted skull is solid
     seen = judge(voxelize(there, paper_grid(2.04)), paper_grid(2.04), asked=score)

@@ -14,7 +14,8 @@ import trimesh
 from scipy import ndimage
 
 from .core import Grid, InputError, to_mesh
-from .scan import MESH_SUFFIXES, VOLUME_SUFFIXES, Scan, check_size, read_ct, read_mesh, suffix
+from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, check_size, read_mesh, suffix
+from .scan import Scan, read_ct
 
 # %% ../nbs/03_bone.ipynb #2c7ea296
 def _factors(spacing, mm=2.): return np.array([max(1, round(mm/s)) for s in spacing])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .core import InputError, atomic, fingerprint
 from .dicom import find_studies, is_dicom
-from .scan import MESH_SUFFIXES, VOLUME_SUFFIXES, suffix
+from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, suffix
 
 # %% ../nbs/04_catalog.ipynb #05c0cba8
 @dataclass

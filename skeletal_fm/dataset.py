@@ -25,7 +25,7 @@ from .bone import read_skull
 from .catalog import check_manifest, find_files, read_labels, read_table, split, write_table
 from .core import BOX, Grid, InputError, Preset, alone, atomic, fingerprint, paper_grid, read_json, require_disk, resolve, write_json
 from .dicom import cq500_reads
-from .scan import VOLUME_SUFFIXES, center, scale_of, suffix
+from .mesh import VOLUME_SUFFIXES, center, scale_of, suffix
 from .viz import decimate, render, save_png
 from .volume import dice, pack_bits, to_signed, unpack_bits, voxelize
 

@@ -16,7 +16,8 @@ from skeletal_fm.core import Grid, InputError, paper_grid, preset, to_mesh
 from skeletal_fm.dataset import SkullDataset, prepare
 from skeletal_fm.features import quality_probabilities
 from skeletal_fm.plausibility import judge
-from skeletal_fm.scan import center, read_ct, read_mesh
+from skeletal_fm.scan import read_ct
+from skeletal_fm.mesh import center, read_mesh
 from skeletal_fm.volume import component_shares, dice, voxelize
 
 ROOT = Path(__file__).resolve().parents[1]

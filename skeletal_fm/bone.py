@@ -343,7 +343,7 @@ def read_skull(
     threshold:float|None=None, # HU of a CT; None is 250
     series=None,          # of DICOM: uid, number or part of the description; None chooses
     labels=None,          # of a label map: the numbers that are bone
-)->trimesh.Trimesh: # mm in canonical axes, not yet centred; `metadata` has `kind` ("ct", "mask", "mesh"), `notes`, `patient`, `study`, `series`
+)->trimesh.Trimesh: # mm in canonical axes, not yet centred; `metadata` has `kind` ("ct", "mask", "mesh"), `notes`, `doubts`, `patient`, `study`, `series`
     "The bone surface in a file, whatever the file is."
     if threshold is not None and not 0 < threshold < 3000: raise InputError(f"The bone threshold should lie between 0 and 3000 HU, got {threshold}.")
     if not isinstance(path, (list, tuple)) and suffix(path) in MESH_SUFFIXES:
@@ -355,5 +355,5 @@ def read_skull(
     mesh = bone_surface(scan, bone, threshold)
     mesh = trimesh.Trimesh(mesh.vertices@scan.turn.T, mesh.faces, process=False)
     check_size(mesh, scan.path, is_mesh=False)
-    mesh.metadata.update(kind=scan.kind, notes=scan.notes, **{k: scan.about.get(k, "") for k in ("patient", "study", "series")})
+    mesh.metadata.update(kind=scan.kind, notes=scan.notes, doubts=scan.doubts, **{k: scan.about.get(k, "") for k in ("patient", "study", "series")})
     return mesh

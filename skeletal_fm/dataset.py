@@ -152,7 +152,7 @@ def _read(job)->dict:
         mesh = read_skull(job["path"], job["units"], job["axes"], job["threshold"])
         _save_mesh(record.with_suffix(".npz"), mesh)
         about = mesh.metadata
-        out.update(kind=about.get("kind", ""), patient=about.get("patient") or "", notes=[str(n) for n in about.get("notes", [])],
+        out.update(kind=about.get("kind", ""), patient=about.get("patient") or "", **{k: [str(n) for n in about.get(k, [])] for k in ("notes", "doubts")},
                    skull=fingerprint(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32)))
     except Exception as e: out.update(reason=_why(e, job, "read"))
     write_json(record, out)
@@ -259,7 +259,7 @@ def _write_report(folder:Path, about:dict, table:pd.DataFrame, refused:list, rem
     body = [f"<h1>{e(title)}</h1><p>" + ", ".join([f"{len(t)} {v}" for v, t in groups.items() if len(t)] + ([f"{len(refused)} refused"] if refused else [])) + ".</p>", counts.to_html(border=0),
             *(f"<p>{e(r)}</p>" for r in remarks)]
     cards = lambda t: '<div class="cards">' + "".join(_card(r) for r in t.to_dict("records")) + "</div>"
-    if len(groups["doubtful"]): body.append("<h2>Doubtful: look at these</h2><p>They take no part until <code>labels.csv</code> calls them <code>accepted</code> or <code>unsuitable</code>.</p>" + cards(groups["doubtful"]))
+    if len(groups["doubtful"]): body.append("<h2>Doubtful: look at these</h2><p>They take no part until somebody decides: write <code>accepted</code> or <code>unsuitable</code> into the column <code>verdict</code> of <code>labels.csv</code> and call <code>relabel</code> on this folder.</p>" + cards(groups["doubtful"]))
     if refused: body.append("<h2>Refused</h2><table><tr><th>file</th><th>why</th></tr>" + "".join(f"<tr><td>{e(f)}</td><td>{e(r)}</td></tr>" for f, r in refused) + "</table>")
     for v in ("accepted", "unsuitable"):
         if len(groups[v]): body.append(f"<h2>{v.capitalize()}</h2>" + cards(groups[v]))
@@ -267,7 +267,7 @@ def _write_report(folder:Path, about:dict, table:pd.DataFrame, refused:list, rem
     with atomic(folder/"report.html") as p: p.write_text(page, encoding="utf-8")
 
 # %% ../nbs/04_dataset.ipynb #8fd3a716
-_COLUMNS = ["id", "source", "patient", "quality_score", "score_from", "estimate", "confidence", "residual", "alignment", "verdict", "split", "file", "fingerprint", "voxels", "clipped", "remark", "notes"]
+_COLUMNS = ["id", "source", "patient", "quality_score", "score_from", "estimate", "confidence", "residual", "alignment", "verdict", "split", "file", "fingerprint", "voxels", "clipped", "remark", "doubts", "notes"]
 _FOLDERS = ("volumes", "meshes", "views")
 _OWN = {".partial", ".lock", "dataset.json", "manifest.csv", "report.csv", "report.html", "labels.csv", "parameters.json", *_FOLDERS}
 
@@ -313,7 +313,7 @@ def _phantoms(out, preset, grid, seed, workers):
     require_disk(out, len(people)*(np.prod(grid.shape)/8 + 2000))
     jobs = [dict(id=i, volumes=str(out/".partial"/"volumes"), grid=grid.to_dict(), parameters=p.as_dict(), key=fingerprint(code, p.as_dict(), grid)) for i, _, p in people]
     done = run_all(_fill, jobs, workers, "phantoms")
-    rows = [dict(r, source="phantom", patient=i, quality_score=int(p.quality_score), score_from="phantom", estimate=0, confidence=1., residual=None, alignment="accepted", verdict="accepted", remark="", notes="", split=part) for (i, part, p), r in zip(people, done)]
+    rows = [dict(r, source="phantom", patient=i, quality_score=int(p.quality_score), score_from="phantom", estimate=0, confidence=1., residual=None, alignment="accepted", verdict="accepted", remark="", doubts="", notes="", split=part) for (i, part, p), r in zip(people, done)]
     return pd.DataFrame(rows), {"parameters.json": {i: p.as_dict() for i, _, p in people}}
 
 # %% ../nbs/04_dataset.ipynb #8f1132e8
@@ -321,8 +321,9 @@ def _decide(row:dict, sure:float)->dict:
     "Quality Score and verdict of one skull, from what an expert said and what was estimated."
     said = row["said"]
     score, source = (said["quality_score"], "expert") if said["quality_score"] else (row["estimate"], "estimate") if row["estimate"] and row["confidence"] >= sure else (0, "unknown")
-    verdict = "unsuitable" if score == 1 else said["verdict"] or row["alignment"]
-    reason = "Quality Score 1 is left out, as in the paper" if score == 1 else "the labels call it unsuitable" if verdict == "unsuitable" else row["remark"]
+    verdict = "unsuitable" if score == 1 else said["verdict"] or ("doubtful" if row["doubts"] else row["alignment"])
+    why = "; ".join(x for x in (row["remark"], row["doubts"]) if x)
+    reason = "Quality Score 1 is left out, as in the paper" if score == 1 else "the labels call it unsuitable" if verdict == "unsuitable" else why
     return dict(row, quality_score=score, score_from=source, verdict=verdict, reason=reason)
 
 def _parts(table:pd.DataFrame, test:float, seed:int)->pd.DataFrame:
@@ -385,8 +386,8 @@ def _files(source, out, preset, grid, found, labels, refused, options, reference
     refused += [(names[r["id"]], r["reason"]) for r in placed if "reason" in r]
     reads = cq500_reads(source)
     seen = lambda k: [f"CQ500's readers saw: {c}" for c in ("CalvarialFracture", "Fracture") if reads is not None and k in reads.index and c in reads and reads[c][k]][:1]
-    whose = {r["id"]: r["patient"] for r in read}; notes = {r["id"]: "; ".join(r["notes"] + seen(r["id"])) for r in read}
-    rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], said=labels[r["id"]]) for r in placed if "bounds" in r]
+    whose = {r["id"]: r["patient"] for r in read}; notes, doubts = ({r["id"]: "; ".join(r.get(k, []) + more(r["id"])) for r in read} for k, more in (("notes", seen), ("doubts", lambda k: [])))
+    rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], doubts=doubts[r["id"]], said=labels[r["id"]]) for r in placed if "bounds" in r]
     table = _parts(pd.DataFrame([_decide(r, sure) for r in rows]), test, seed)
     train = table[table["split"] == "train"]
     if not len(train): train, remarks = table, remarks + ["No skull was accepted. Look at the report and say in labels.csv which are good."]
@@ -455,7 +456,9 @@ def prepare(
               + (f"; {len(cut)} stick out of the grid and are cut: {', '.join(cut.id[:5])}{' ...' if len(cut) > 5 else ''}" if len(cut) else ""))
         for r in remarks: print(r)
         if not is_phantom:
-            for r in table[table.verdict == "doubtful"].head(10).itertuples(): print(f"doubtful {r.source}: {r.reason}")
+            doubtful = table[table.verdict == "doubtful"]
+            for r in doubtful.head(10).itertuples(): print(f"doubtful {r.source}: {r.reason}")
+            if len(doubtful): print(f"What is doubtful takes no part. To decide, write accepted or unsuitable into the column verdict of {out.name}/labels.csv and call relabel('{out.name}'), or give prepare such a table as labels=.")
         for f, reason in refused[:20]: print(f"refused {f}: {reason}")
         if len(refused) > 20: print(f"... and {len(refused) - 20} more")
         if not is_phantom: print(f"Pictures and reasons: report.html in {out.name}")
@@ -494,7 +497,7 @@ def relabel(
 def _relabelled(folder, about, table):
     report = pd.read_csv(folder/"report.csv", dtype=str, keep_default_na=False)
     said = read_labels(folder/"labels.csv", folder, [types.SimpleNamespace(id=r.id, name=r.source) for r in table.itertuples()])
-    rows = [dict(r, said=said[r["id"]], patient=said[r["id"]]["patient"] or r["patient"]) for r in table.fillna(dict(remark="", notes="")).to_dict("records")]
+    rows = [dict(r, said=said[r["id"]], patient=said[r["id"]]["patient"] or r["patient"]) for r in table.reindex(columns=_COLUMNS).fillna(dict(remark="", doubts="", notes="")).to_dict("records")]
     table = _parts(pd.DataFrame([_decide(r, about["config"]["sure"]) for r in rows]), about["config"]["test"], about["config"]["seed"])
     notes = check_manifest(table)
     about.update(fingerprint=_identity(table, about["grid"]), n=table["split"].value_counts().to_dict())

@@ -105,17 +105,17 @@ class Labels:
 
 # %% ../nbs/04_label.ipynb #17a0152b
 def queue(
-    manifest:pd.DataFrame, # columns id, source; perhaps quality_score, score_from, estimate, confidence, verdict, remark
+    manifest:pd.DataFrame, # columns id, source; perhaps quality_score, score_from, estimate, confidence, verdict, remark, doubts
     order:str="doubtful",  # "doubtful": least certain first; "listed": as in the manifest
 )->list: # of things with id, file (as in labels.csv), estimate (0: none), confidence (0..1), doubt ("" if none)
     "The skulls of a data set in the order to look at them."
     if order not in ("doubtful", "listed"): raise InputError(f'order should be "doubtful" or "listed", got {order!r}.')
     t = manifest.copy()
-    for column, value in dict(estimate=0, confidence=0., remark="", alignment="accepted").items():
+    for column, value in dict(estimate=0, confidence=0., remark="", doubts="", alignment="accepted").items():
         t[column] = t[column].fillna(value) if column in t else value
     file = t.source if "source" in t and t.source.is_unique else t.id
-    out = [SimpleNamespace(id=r.id, file=str(f), estimate=int(r.estimate), confidence=float(r.confidence),
-                           doubt=(r.remark or "the alignment is doubtful") if r.alignment == "doubtful" else "") for r, f in zip(t.itertuples(), file)]
+    doubt = lambda r: "; ".join(d for d in ((r.remark or "the alignment is doubtful") if r.alignment == "doubtful" else "", r.doubts) if d)
+    out = [SimpleNamespace(id=r.id, file=str(f), estimate=int(r.estimate), confidence=float(r.confidence), doubt=doubt(r)) for r, f in zip(t.itertuples(), file)]
     return out if order == "listed" else sorted(out, key=lambda s: (not s.doubt, s.confidence))
 
 # %% ../nbs/04_label.ipynb #3134927c

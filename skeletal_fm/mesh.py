@@ -211,7 +211,7 @@ def read_mesh(
     path,            # STL, PLY, OBJ, OFF or legacy VTK
     units=None,      # "mm", "cm", "m", "inch" or mm per unit; None detects mm, cm and m
     axes:str="LPS",  # where x, y and z of the file grow: L/R, A/P, S/I
-)->trimesh.Trimesh: # mm in the canonical frame, repaired; `metadata["notes"]` says what was done
+)->trimesh.Trimesh: # mm in the canonical frame, repaired; `metadata["notes"]` says what was done, `metadata["doubts"]` what somebody must decide
     "A surface file, checked."
     path, scale, M = Path(path), scale_of(units), _axes_matrix(axes)
     if not path.is_file(): raise InputError(f"Expected a mesh file, but there is no file {path}.")
@@ -232,7 +232,7 @@ def read_mesh(
     mesh, done = repair(mesh)
     if not len(mesh.faces) or abs(center(mesh).volume) < 1e-3*np.prod(mesh.extents): raise InputError(f"{path} encloses no volume: an open sheet or a plane. Give a closed surface of the bone.")
     check_size(mesh, path, scale)
-    mesh.metadata["notes"] = notes + done
+    mesh.metadata.update(notes=notes + done, doubts=[])
     return mesh
 
 # %% ../nbs/02_mesh.ipynb #f1446bea

@@ -27,7 +27,8 @@ class Scan:
     origin: tuple[float,float,float]    # mm, low corner of voxel (0,0,0)
     kind: str = "volume"                # "ct" in HU, "mask" (bool), or "volume" when not yet looked at
     path: str = ""                      # where it came from
-    notes: list[str] = field(default_factory=list)  # remarks for the report
+    notes: list[str] = field(default_factory=list)  # what was decided: remarks for the report
+    doubts: list[str] = field(default_factory=list) # what must wait for a person: the skull takes no part until somebody decides
     about: dict = field(default_factory=dict)       # patient, study, series, ... of DICOM; empty for other files
     turn: np.ndarray = field(default_factory=lambda: np.eye(3)) # `[3,3]`, canonical = turn @ (point of this grid); not the identity only for a slanted scan read with `straight=False`
 
@@ -230,7 +231,8 @@ def _read_dicom(source, series, straight)->Scan:
     image, about = read_dicom(source, series)
     name = f"{Path(source[0]).parent}" if isinstance(source, (list, tuple)) else str(source)
     scan = _canonical(image, name, straight, about.get("heights"))
-    scan.notes, scan.about = list(about.get("notes", [])), {k: v for k, v in about.items() if k not in ("notes", "heights")} | scan.about
+    scan.notes, scan.doubts = list(about.get("notes", [])), list(about.get("doubts", []))
+    scan.about = {k: v for k, v in about.items() if k not in ("notes", "doubts", "heights")} | scan.about
     return scan
 
 # %% ../nbs/02_scan.ipynb #d259941c

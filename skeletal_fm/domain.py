@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['DOMAIN_GRID', 'MEASURES', 'DAMAGES', 'FAR', 'DEEP', 'N_SIDES', 'N_COUNTED', 'check_volume', 'resample',
-           'domain_input', 'Truth', 'truth_of', 'damage', 'surface_shares', 'reflect', 'middle_plane', 'side_shares',
-           'counted', 'Answers', 'DomainNet', 'Bank', 'training_example', 'domain_loss', 'train_domain_net']
+           'domain_input', 'Truth', 'truth_of', 'damage', 'surface_shares', 'side_shares', 'counted', 'Answers',
+           'DomainNet', 'Bank', 'training_example', 'domain_loss', 'train_domain_net']
 
 # %% ../nbs/21_domain.ipynb #ce51fa49
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from .core import Grid, InputError, paper_grid, stream_seed
 from .phantom import SkullParameters
+from .shape import middle_plane, reflect
 from .train import Checkpoint, Log, Shuffle, Team, cosine_lr, fit
 from .volume import pack_bits, signed_volume, unpack_bits
 from .weights import load_model, save_model
@@ -183,26 +183,6 @@ def surface_shares(
 FAR, DEEP = (3, 4, 6, 8, 12), (3, 4, 5, 6) # mm
 N_SIDES = len(FAR) + len(DEEP)
 N_COUNTED = 36 + N_SIDES
-
-def reflect(
-    points:np.ndarray, # `[N,3]` mm, AP, LR, SI
-    plane,             # LR = plane[0] mm + plane[1] AP + plane[2] SI
-)->np.ndarray: # `[N,3]` mm
-    "Points mirrored at a plane."
-    n = np.array([-plane[1], 1., -plane[2]])
-    return points - np.outer(2*(points @ n - plane[0])/(n @ n), n)
-
-def middle_plane(
-    points:np.ndarray, # `[N,3]` mm, of bone, around 0
-    far,               # `far(points)`: mm to the nearest bone
-)->tuple: # shift in mm and two slopes, as `reflect` takes them
-    "Where a skull is best folded: mirrored bone lies on bone."
-    few = points[::max(1, len(points)//2000)]
-    error = lambda plane: far(reflect(few, plane)).clip(max=6).mean()
-    best = min(((shift, 0., 0.) for shift in range(-20, 21, 2)), key=error)
-    for size in (1, .5, .25, .125):
-        best = min((tuple(b + size*s*k for b, s, k in zip(best, (1., .05, .05), step)) for step in itertools.product((0, -1, 1), repeat=3)), key=error)
-    return best
 
 def side_shares(
     bone:Tensor, # bool `[D,H,W]` on `DOMAIN_GRID`

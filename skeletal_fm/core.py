@@ -6,10 +6,11 @@
 __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'whole', 'Grid', 'paper_grid', 'lps_to_canonical',
            'canonical_to_lps', 'to_mesh', 'Preset', 'preset', 'parse_overrides', 'check_params', 'seed_everything',
            'device', 'autocast', 'stream_seed', 'stream_generator', 'fingerprint', 'atomic', 'write_json', 'read_json',
-           'project_root', 'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice', 'progress_bar']
+           'project_root', 'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice', 'isolated',
+           'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
-import errno, hashlib, json, operator, os, random, shutil, socket, sys, time
+import errno, hashlib, json, math, operator, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -514,6 +515,41 @@ def memory_advice(
         if isinstance(e, RuntimeError) and not any(w in str(e) for w in words): raise
         first = (str(e).strip() or "MemoryError").splitlines()[0]
         raise InputError(f"Out of memory ({first[:200]}). {advice}") from e
+
+# %% ../nbs/00_core.ipynb #24e327a4
+_LIMITS = """
+import sys
+_memory, _seconds = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (_memory, _memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (_seconds, _seconds + 5))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, OSError, ValueError): pass     # Windows knows no such limits: there the clock alone ends it
+"""
+
+def isolated(
+    program:str,         # Python source; finds its arguments in `sys.argv[1:]`, tells results by files or by `print`
+    *args,               # for the program: paths, numbers, texts
+    what,                # the file that is read, for the error
+    seconds:float=60.,   # by the clock, and of the processor
+    memory:int=6 << 30,  # bytes of address space
+)->str: # what the program printed
+    "Run a reader that is not memory-safe in a limited process of its own."
+    refuse = lambda why: InputError(f"Cannot read {what} ({why}): the file is damaged or incomplete. Copy or convert it again.")
+    command = [sys.executable, "-c", _LIMITS + program, str(memory), str(math.ceil(seconds)), *map(str, args)]
+    with tempfile.TemporaryFile() as said:
+        try: done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, timeout=seconds, env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1"))
+        except subprocess.TimeoutExpired: raise refuse(f"its reader was stopped after {seconds:g} seconds") from None
+        said.seek(max(0, said.seek(0, 2) - 4000)); lines = [x.strip() for x in said.read().decode(errors="replace").splitlines() if x.strip()]
+    last, code = (lines or [""])[-1], done.returncode
+    if code == 0: return done.stdout.decode(errors="replace")
+    if full := re.search(r"\[Errno (28|122)\]", last): raise OSError(int(full[1]), os.strerror(int(full[1])))
+    if code == -getattr(signal, "SIGKILL", 9): raise MemoryError(f"The process that read {what} was killed by the system, most likely for want of memory.")
+    if code == -getattr(signal, "SIGXCPU", 24): raise refuse(f"its reader was stopped after {seconds:g} seconds")
+    if code < 0: raise refuse(f"its reader crashed, {signal.Signals(-code).name}")
+    if "MemoryError" in last or "bad_alloc" in last or "allocate" in last: raise refuse(f"its reader asked for more than {memory/2**30:.1f} GiB of memory")
+    raise refuse(last.partition(": ")[2][:200] or f"its reader ended with code {code}")
 
 # %% ../nbs/00_core.ipynb #76af89a7
 def progress_bar(total:int, initial:int=0, what:str="", show:bool=True)->tqdm:

@@ -9,7 +9,7 @@ __all__ = ['TAGS', 'COMPRESSED', 'PLANES', 'MAX_GAP', 'SEPARATORS', 'ZIP_LIMITS'
            'cq500_reads']
 
 # %% ../nbs/02_dicom.ipynb #4143bb07
-import io, os, re, shutil, struct, subprocess, sys, tempfile, warnings, zipfile, zlib
+import io, os, re, shutil, struct, tempfile, warnings, zipfile, zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from .core import InputError, fingerprint
+from .core import InputError, fingerprint, isolated
 
 # %% ../nbs/02_dicom.ipynb #6c676902
 TAGS = {0x00020002: ("MediaClass", "t"), 0x00020010: ("TransferSyntax", "t"), 0x00080005: ("CharacterSet", "t"), 0x00080008: ("ImageType", "t"),
@@ -794,34 +794,29 @@ def _clean_file(h:dict, code:bytes)->bytes:
     body += struct.pack("<HH2sHI", 0x7fe0, 0x10, b"OB", 0, _OPEN) + struct.pack("<HHI", 0xfffe, 0xe000, 0) + struct.pack("<HHI", 0xfffe, 0xe000, len(code)) + code + struct.pack("<HHI", 0xfffe, 0xe0dd, 0)
     return b"\0"*128 + b"DICM" + element(2, 0, b"UL", struct.pack("<I", len(meta))) + meta + body
 
-_CHILD = """
-import sys, glob, os
-try:
-    import resource; resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30)); resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-except Exception: pass
-import numpy, SimpleITK as sitk
+_DECODE = """
+import glob, os, numpy, SimpleITK as sitk
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 for f in sorted(glob.glob(os.path.join(sys.argv[1], "*.dcm"))):
     r = sitk.ImageFileReader(); r.SetImageIO("GDCMImageIO"); r.SetFileName(f)
-    numpy.save(f[:-4] + ".npy", sitk.GetArrayFromImage(r.Execute()).reshape(*map(int, sys.argv[2:])))
+    numpy.save(f[:-4] + ".part.npy", sitk.GetArrayFromImage(r.Execute()).reshape(*map(int, sys.argv[2:])))
+    os.rename(f[:-4] + ".part.npy", f[:-4] + ".npy")
 """
 
 def _decompress(slices:list[Slice], seconds:float=None)->list[np.ndarray]:
     "Stored numbers of compressed slices, decoded in another process."
-    h = slices[0].header
+    h, out = slices[0].header, []
     with tempfile.TemporaryDirectory(prefix="skeletal_fm_") as folder:
         for i, s in enumerate(slices):
             code = bytearray()
             with open(s.header["path"], "rb") as f:
                 for start, n in _fragments(s.header)[s.frame]: f.seek(start); code += f.read(n)
             Path(folder, f"{i:05d}.dcm").write_bytes(_clean_file(s.header, bytes(code)))
-        try: done = subprocess.run([sys.executable, "-c", _CHILD, folder, str(h["Rows"]), str(h["Columns"])], capture_output=True, timeout=seconds or 60 + 2*len(slices)).returncode == 0
-        except subprocess.TimeoutExpired: done = False
-        out = []
+        try: isolated(_DECODE, folder, h["Rows"], h["Columns"], what=h["path"].name, seconds=seconds or 60 + 2*len(slices)); why = None
+        except InputError as e: why = e
         for i, s in enumerate(slices):
             p = Path(folder, f"{i:05d}.npy")
-            if not p.exists() or (not done and i == len(list(Path(folder).glob("*.npy"))) - 1 and p.stat().st_size < 128):
-                raise InputError(f"{s.header['path'].name}: its compressed pixels ({COMPRESSED[s.header['TransferSyntax']]}) cannot be decoded; the file is damaged or incomplete.")
+            if not p.exists(): raise InputError(f"{s.header['path'].name}: its compressed pixels ({COMPRESSED[s.header['TransferSyntax']]}) cannot be decoded; the file is damaged or incomplete.") from why
             out.append(np.load(p).astype(np.int32))
     return out
 

@@ -6,7 +6,7 @@
 __all__ = ['Scan', 'read_volume', 'write_volume', 'read_ct']
 
 # %% ../nbs/02_scan.ipynb #024b4b94
-import gzip, zlib
+import gzip, json, tempfile, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.optimize import linear_sum_assignment
 
-from .core import Grid, InputError, canonical_to_lps, lps_to_canonical
+from .core import Grid, InputError, canonical_to_lps, isolated, lps_to_canonical
 from .dicom import is_dicom, read_dicom
 from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, check_content, read_mesh, suffix, write_mesh # also importable from here: whatever a scan is
 
@@ -130,6 +130,17 @@ def _check_bytes(path:Path, size, pixel:int)->None:
         if need > 1032*path.stat().st_size: raise InputError(f"{path} is damaged or incomplete: {'x'.join(map(str, size))} voxels cannot be in {path.stat().st_size} bytes.")
 
 # %% ../nbs/02_scan.ipynb #9907eb82
+_HEADER = """
+import json, SimpleITK as sitk
+r = sitk.ImageFileReader(); r.SetFileName(sys.argv[1]); r.ReadImageInformation()
+print("\\n" + json.dumps(dict(size=r.GetSize(), spacing=r.GetSpacing(), origin=r.GetOrigin(), direction=r.GetDirection(), components=r.GetNumberOfComponents(), pixel=r.GetPixelID())))
+"""
+_VALUES = """
+import numpy, SimpleITK as sitk
+image = sitk.ReadImage(sys.argv[1])
+numpy.save(sys.argv[2], sitk.GetArrayViewFromImage(image))
+"""
+
 def read_volume(
     path, # NIfTI, NRRD or MetaImage file
     straight:bool=True, # resample a slanted volume onto straight axes; False keeps its voxels and says in `turn` how it lies
@@ -140,25 +151,24 @@ def read_volume(
     if suffix(path) not in VOLUME_SUFFIXES: raise InputError(f"{path} is not a volume file known here; expected one of {', '.join(VOLUME_SUFFIXES)}.")
     check_content(path)
     notes = _check_nifti(path) + _check_detached(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        size, spacing = reader.GetSize(), reader.GetSpacing()
-        if reader.GetNumberOfComponents() != 1: raise InputError(f"{path} has {reader.GetNumberOfComponents()} values per voxel (colours or vectors); expected one, HU or 0/1.")
+    with tempfile.TemporaryDirectory(prefix="skeletal_fm_") as folder:
+        about = json.loads(isolated(_HEADER, path, what=path, seconds=20))
+        size, spacing = about["size"], about["spacing"]
+        if about["components"] != 1: raise InputError(f"{path} has {about['components']} values per voxel (colours or vectors); expected one, HU or 0/1.")
         if len(size) == 4 and size[3] == 1: size, spacing = size[:3], spacing[:3]
         if len(size) != 3: raise InputError(f"{path} has {len(size)} dimensions ({'x'.join(map(str, size))}); expected one volume of three. Export a single volume.")
         if min(size) < 8: raise InputError(f"{path} has {'x'.join(map(str, size))} voxels: a slice or a scout view, not a volume of a head. Give the whole series.")
-        _check_bytes(path, size, _BYTES.get(reader.GetPixelID(), 2))
-        lies = np.array([*reader.GetOrigin(), *reader.GetDirection()])
+        _check_bytes(path, size, _BYTES.get(about["pixel"], 2))
+        lies = np.array(about["origin"] + about["direction"])
         if not np.isfinite(lies).all(): raise InputError(f"{path} does not say where it lies: {(~np.isfinite(lies)).sum()} numbers of the origin and directions in its header are NaN or infinite. Correct the header (for NIfTI sform or qform), or export it again.")
+        axes = np.reshape(about["direction"], (len(about["size"]),)*2)[:3, :3]
+        if np.abs(axes).max() > 1.01 or np.abs(axes.T@axes - np.eye(3)).max() > .01: raise InputError(f"{path} has a damaged header: the directions of its axes are not of length 1 and at right angles. Correct them, or resample the volume first.")
         if not all(.05 <= s <= 12 for s in spacing):
             raise InputError(f"{path} says its voxels are {' x '.join(f'{s:g}' for s in spacing)} mm; expected 0.05 to 12 mm. Correct the spacing in the header (is it in metres or microns?).")
-        image = reader.Execute()
-    except RuntimeError as e:
-        why = [line.strip() for line in str(e).splitlines() if line.strip()][-1][:160]
-        raise InputError(f"Cannot read {path} as a volume ({why}). It is damaged, incomplete, or its axes are not at right angles (resample such a volume first).") from e
-    if image.GetDimension() == 4: image = image[:, :, :, 0]
+        isolated(_VALUES, path, f"{folder}/v.npy", what=path, memory=24 << 30)
+        image = sitk.GetImageFromArray(np.load(f"{folder}/v.npy", mmap_mode="r").reshape(size[::-1]))
+    m = len(about["size"])
+    image.SetSpacing(spacing); image.SetOrigin(about["origin"][:3]); image.SetDirection(np.reshape(about["direction"], (m, m))[:3, :3].ravel().tolist())
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"{path} has {int((~np.isfinite(values)).sum())} voxels that are NaN or infinite; replace them (for a CT by -1024) and try again.")

@@ -29,7 +29,8 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements")},
-    entry_points={"nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={"nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+                  "papermill.engine": [f"{cfg['lib_name']}={cfg['lib_path']}.kernels:Engine"]},   # papermill imports it as it starts
     package_data={cfg["lib_path"]: ["pretrained/*.json", "pretrained/*/*.safetensors", "pretrained/*/*.md"]},
     include_package_data=False,
     zip_safe=False,

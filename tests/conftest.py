@@ -48,6 +48,7 @@ def tracked():
     if done.returncode:
         skip = {".git", ".venv", "out", "build", "dist", "_proc", "_docs", "__pycache__", ".ipynb_checkpoints", ".pytest_cache"}
         names = [p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file() and not skip & set(p.relative_to(ROOT).parts) and "egg-info" not in str(p)]
+        names.append(Path("out/.gitignore"))
     else:
         names = [Path(n) for n in done.stdout.split("\0") if n]
     return sorted(n for n in set(names) if (ROOT / n).is_file())

@@ -76,7 +76,7 @@ def test_metadata(unpacked):
     assert re.search(r"^License(-Expression)?: Apache-2.0$", text, re.M)
     assert "Requires-Dist: torch" in text and 'Requires-Dist: papermill>=2.6; extra == "dev"' in text
     entries = next(unpacked.glob("*.dist-info/entry_points.txt")).read_text(encoding="utf-8")
-    assert "skeletal_fm = skeletal_fm._modidx:d" in entries
+    assert "skeletal_fm = skeletal_fm._modidx:d" in entries and "skeletal_fm = skeletal_fm.kernels:Engine" in entries
 
 
 WATCH = """
@@ -128,7 +128,7 @@ def test_every_import_is_a_requirement():
     ini.read(ROOT / "settings.ini", encoding="utf-8")
     pypi = {"skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml"}
     required = {re.split(r"[<>=!~\[]", w)[0].lower() for w in ini["DEFAULT"]["requirements"].split()}
-    optional = {"ipywidgets", "IPython", "lpips"}                          # only where a widget is made, and asked for by name when absent
+    optional = {"ipywidgets", "IPython", "lpips", "papermill", "traitlets"}   # only where a widget is made or papermill asks, and asked for by name when absent
     for path in (ROOT / "skeletal_fm").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'whole', 'Grid', 'paper_grid', 'lps_to_canonical',
            'canonical_to_lps', 'to_mesh', 'Preset', 'preset', 'parse_overrides', 'check_params', 'seed_everything',
-           'device', 'autocast', 'stream_seed', 'stream_generator', 'fingerprint', 'atomic', 'write_json', 'read_json',
-           'project_root', 'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice', 'isolated',
-           'progress_bar']
+           'device', 'autocast', 'widest', 'stream_seed', 'stream_generator', 'fingerprint', 'atomic', 'write_json',
+           'read_json', 'project_root', 'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice',
+           'isolated', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
 import errno, hashlib, json, math, operator, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, time
@@ -302,6 +302,13 @@ def autocast(
 ):
     "Context in which matrix products and convolutions run in `precision`."
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+# %% ../nbs/00_core.ipynb #22253bf8
+def widest(
+    device:torch.device, # where it is computed
+)->torch.dtype:
+    "float64 where it is known to exist, else float32: Apple's GPU has none."
+    return torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
 
 # %% ../nbs/00_core.ipynb #ca479160
 STREAMS = ("step", "layers", "order", "start", "sample", "row")

@@ -96,8 +96,8 @@ class DDPM:
         "Mean error of the predicted noise at random times."
         i = draw_steps(len(x0), self.n_timesteps, generator, x0.device)
         eps = draw_noise(x0.shape, generator, x0.device)
-        a = column(self.alpha_bar.to(x0.device)[i], x0)
-        z = a.sqrt().to(x0.dtype)*x0 + (1-a).sqrt().to(x0.dtype)*eps
+        signal, noise = (column(share.sqrt().to(x0.dtype).to(x0.device)[i], x0) for share in (self.alpha_bar, 1-self.alpha_bar))   # roots in float64, on the CPU
+        z = signal*x0 + noise*eps
         guess = model(z, i, drop_condition(as_condition(cond, len(x0), x0.device), self.drop, generator)).to(eps.dtype)
         return F.mse_loss(guess, eps) if self.norm == "mse" else F.l1_loss(guess, eps)
 

@@ -171,7 +171,7 @@ class Extractor:
     )->np.ndarray: # `[width]` float64
         "Features of one volume."
         with torch.inference_mode(), memory_advice("Take coarser volumes (spacing=1.02 or 2.04), or a shallower network such as 'med3d-10'."):
-            f = self.net(self.prepare(volume, grid).to(self.device)).flatten().double().cpu().numpy()
+            f = self.net(self.prepare(volume, grid).to(self.device)).flatten().cpu().double().numpy()
         if not np.isfinite(f).all(): raise InputError("The network's answer to a volume is not finite; the volume holds huge numbers, or the weights are damaged.")
         return f
 

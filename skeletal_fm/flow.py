@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from .core import InputError, nearest
+from .core import InputError, nearest, widest
 
 # %% ../nbs/07_flow.ipynb #ddd4ec5a
 def column(
@@ -261,7 +261,7 @@ def integrate_adaptive(
     for name, x in dict(rtol=rtol, atol=atol).items():
         if not isinstance(x, float) or not 0 < x < math.inf: raise InputError(f"{name} should be a number above 0 such as 0.01, got {x!r}.")
     ask, wide = asking(velocity, trace), lambda x: column(x.to(z), z)
-    t = torch.full((len(z),), float(start), dtype=torch.float64, device=z.device)
+    t = torch.full((len(z),), float(start), dtype=widest(z.device), device=z.device)
     h = torch.full_like(t, (stop-start)/10)
     for j in range(max_steps):
         done = t == stop
@@ -272,7 +272,7 @@ def integrate_adaptive(
         ask.step = f"{j+1}"
         new, vs = runge_kutta(ask, z, torch.where(done, start, t), h, "ralston3", wide)
         gap = combine(torch.zeros_like(z), wide(h), (2/9, 1/3-1, 4/9), vs)  # third order minus midpoint
-        error = (gap/(atol + rtol*torch.maximum(z.abs(), new.abs()))).reshape(len(z), -1).double().square().mean(1).sqrt()
+        error = (gap/(atol + rtol*torch.maximum(z.abs(), new.abs()))).reshape(len(z), -1).to(t).square().mean(1).sqrt()
         good = error <= 1
         z, t = torch.where(column(good, z), new, z), torch.where(good, torch.where(last, stop, t+h), t)
         if trace is not None: trace.rejected += int((~good).sum())
@@ -324,9 +324,9 @@ def couple(
 )->Tensor: # the rows of `eps` in another order
     "Give each sample a noise of the batch such that the total squared distance is least."
     from scipy.optimize import linear_sum_assignment
-    a, b = x0.flatten(1).double(), eps.flatten(1).double()
+    a, b = (x.flatten(1).cpu().double() for x in (x0, eps))
     cost = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2*a @ b.T
-    return eps[torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=eps.device)]
+    return eps[torch.as_tensor(linear_sum_assignment(cost.numpy())[1], device=eps.device)]
 
 # %% ../nbs/07_flow.ipynb #b4733cb7
 def as_condition(
@@ -435,7 +435,9 @@ class OTFM:
     )->Callable: # `velocity(z, t)` with `t` in [0,1], a float or `[B]`
         "The field of a trained model as a function of place and time."
         f = guided(model, cond, guidance, trace)
-        steps = lambda z, t: (self.n_timesteps*torch.as_tensor(t, dtype=torch.float64, device=z.device) - 1).float().expand(len(z))
+        def steps(z, t):
+            t = t.to(widest(z.device)) if torch.is_tensor(t) else float(t)
+            return torch.as_tensor(self.n_timesteps*t - 1, dtype=torch.float32, device=z.device).expand(len(z))
         return lambda z, t: f(z, steps(z, t))
 
     def n_calls(self,

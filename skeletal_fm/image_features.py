@@ -243,7 +243,7 @@ class ImageExtractor:
         "Features of one picture or volume."
         x = self.prepare(x if self.volumes else picture(x, what))
         with torch.inference_mode(), memory_advice("Take coarser volumes, or another device."):
-            f = self.net(x.to(self.device)).flatten().double().cpu().numpy()
+            f = self.net(x.to(self.device)).flatten().cpu().double().numpy()
         if not np.isfinite(f).all(): raise InputError(f"The answer of {self.name} to the {what} is not finite; the weights may be damaged.")
         return f
 

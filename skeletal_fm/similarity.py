@@ -531,7 +531,7 @@ class UnitRange(Sequence):
     "The volumes of a set, with the lowest value of the whole set at 0 and the highest at 1."
     def __init__(self, volumes, low:float, high:float): self.volumes, self.low, self.high = volumes, low, high
     def __len__(self)->int: return len(self.volumes)
-    def __getitem__(self, i:int)->Tensor: return (take(self.volumes, range(len(self))[i]).double() - self.low).div_(self.high - self.low).float()
+    def __getitem__(self, i:int)->Tensor: return (take(self.volumes, range(len(self))[i]).cpu().double() - self.low).div_(self.high - self.low).float()
 
 def set_of(volumes, what:str, least:int=1):
     "A sequence of volumes, checked."
@@ -545,7 +545,7 @@ def to_unit_range(
     "MOTFM's normalisation: one minimum and one maximum for the whole set."
     ends = []
     for i in range(len(set_of(volumes, "given"))):
-        low, high = (float(v) for v in torch.aminmax(take(volumes, i).double()))
+        low, high = (float(v) for v in torch.aminmax(take(volumes, i).cpu().double()))
         if not math.isfinite(low + high): raise InputError(f"Volume {i} holds NaN or infinity.")
         ends.append((low, high))
     low, high = min(a for a, _ in ends), max(b for _, b in ends)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .core import InputError, whole
+from .core import InputError, whole, widest
 
 # %% ../nbs/05_vqvae.ipynb #ad8f4128
 def no_autocast(
@@ -106,13 +106,14 @@ def group_statistics(
     B, C, D = x.shape[:3]; most = slab_slices(x)
     low = torch.promote_types(x.dtype, torch.float32)
     one, n = x.new_ones(C, dtype=low), 0
-    mean, sq = x.new_zeros(2, B, C, dtype=torch.float64)
+    wide = widest(x.device)
+    mean, sq = x.new_zeros(2, B, C, dtype=wide)
     for d in range(0, D, most):
         part = x[:, :, d:d+most]; k = part[0, 0].numel()
         for i in range(B):
             _, m, s = aten.native_batch_norm(part[i:i+1], one, one, None, None, True, 0., eps)
-            delta = m.double() - mean[i]
-            mean[i] += delta*(k/(n+k)); sq[i] += (s.double()**-2 - eps)*k + delta**2*(n*k/(n+k))
+            delta = m.to(wide) - mean[i]
+            mean[i] += delta*(k/(n+k)); sq[i] += (s.to(wide)**-2 - eps)*k + delta**2*(n*k/(n+k))
         n += k
     mean, var = mean.view(B, groups, -1), (sq/n).view(B, groups, -1)
     centre = mean.mean(2, keepdim=True)
@@ -493,6 +494,7 @@ class Codebook(nn.Module):
         decay:float=.99,            # of counts and sums
         restart_below:float=1.,     # hits per step under which a code is restarted, at 44 or more vectors per code; 0: never
         restart_from:str="any",     # "any" vector of the batch, or "foreground"
+        keep_old_sums:bool=False,   # True: sum and count of a restarted code stay, as in Khader's code, and pull it back
         chunk:int|None=None,        # see `nearest_code`
     ):
         super().__init__()
@@ -500,7 +502,7 @@ class Codebook(nn.Module):
             raise InputError(f"restart_from should be 'any' or 'foreground', not {restart_from!r}.")
         n_codes, dim = whole("n_codes", n_codes, usual=16384), whole("dim", dim, usual=8)
         self.n_codes, self.dim, self.decay, self.chunk = n_codes, dim, decay, chunk
-        self.restart_below, self.restart_from = restart_below, restart_from
+        self.restart_below, self.restart_from, self.keep_old_sums = restart_below, restart_from, keep_old_sums
         self.register_buffer("codes", torch.randn(n_codes, dim))
         self.register_buffer("counts", torch.zeros(n_codes))
         self.register_buffer("sums", self.codes.clone())
@@ -542,10 +544,16 @@ class Codebook(nn.Module):
             source = rows
             if self.restart_from == "foreground":
                 far = (rows - self.codes[self.counts.argmax()]).square().sum(1)
-                source = rows[far >= _together(far.double().sum())/n_rows]
-            fresh = random_rows(source, self.n_codes, generator)
-            dead = self.counts < self.restart_below*(n_rows/(44*self.n_codes)).clamp(max=1)
-            self.codes.copy_(torch.where(dead[:,None], fresh, self.codes))
+                source = rows[far >= _together(far.to(widest(far.device)).sum())/n_rows]
+            least = self.restart_below*(n_rows/(44*self.n_codes)).clamp(max=1)
+            self.restart(self.counts < least, random_rows(source, self.n_codes, generator), least)
+
+    def restart(self, dead:Tensor, fresh:Tensor, count:Tensor):
+        "Put `fresh` codes in the place of dead ones, with sums and counts that agree with them."
+        self.codes.copy_(torch.where(dead[:,None], fresh, self.codes))
+        if self.keep_old_sums: return
+        self.counts.copy_(torch.where(dead, count, self.counts))
+        self.sums.copy_(torch.where(dead[:,None], fresh*count, self.sums))
 
     def extra_repr(self): return f"{self.n_codes} codes of width {self.dim}, decay {self.decay}, restart from {self.restart_from}"
 
@@ -574,6 +582,7 @@ class VQVAE(nn.Module):
         decay:float=.99,              # of the codebook's running means
         restart_below:float=1.,       # see `Codebook`
         restart_from:str="any",       # see `Codebook`
+        keep_old_sums:bool=False,     # see `Codebook`
         latent_scaling:str="minmax",  # of `to_latent`: "minmax" as in the paper, or "standard"
         checkpointing:bool=False,     # recompute residual blocks in the backward pass
     ):
@@ -594,7 +603,7 @@ class VQVAE(nn.Module):
         block = dict(groups=norm_groups, padding_mode=padding_mode, checkpointing=checkpointing)
         self.encoder = Encoder(n_hiddens, levels, **block)
         self.pre = nn.Conv3d(n_hiddens << levels, code_dim, 1)
-        self.codebook = Codebook(n_codes, code_dim, decay, restart_below, restart_from)
+        self.codebook = Codebook(n_codes, code_dim, decay, restart_below, restart_from, keep_old_sums)
         self.post = nn.Conv3d(code_dim, n_hiddens << levels, 1)
         self.decoder = Decoder(n_hiddens, levels, **block)
 

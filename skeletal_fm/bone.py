@@ -339,7 +339,7 @@ def bone_surface(
 def read_skull(
     path,                 # CT, mask or mesh file; DICOM folder, zip, file or list of files
     units=None,           # of a mesh: "mm", "cm", "m", "inch" or mm per unit; None detects
-    axes:str="LPS",       # of a mesh: where x, y and z grow
+    axes=None,            # of a mesh: where x, y and z grow; None takes what the file says, or LPS
     threshold:float|None=None, # HU of a CT; None is 250
     series=None,          # of DICOM: uid, number or part of the description; None chooses
     labels=None,          # of a label map: the numbers that are bone

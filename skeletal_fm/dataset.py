@@ -165,7 +165,7 @@ def _read_crashed(job)->dict:
 
 # %% ../nbs/04_dataset.ipynb #93fc5b3d
 @lru_cache(2)
-def _reference(name, units=None, axes="LPS")->Reference:
+def _reference(name, units=None, axes=None)->Reference:
     "The reference skull, prepared once in each process."
     if name == "phantom": return phantom_reference()
     return Reference.from_mesh(_load_mesh(name) if name.endswith(".npz") else center(read_skull(name, units, axes)))
@@ -412,7 +412,7 @@ def prepare(
     reference:str="phantom", # what to align to: "phantom", a file, "center" or "keep"
     labels=None,      # CSV with columns file and quality_score; None looks for labels.csv in the folder
     units=None,       # of meshes: "mm", "cm", "m", "inch" or mm per unit
-    axes:str="LPS",   # of meshes: where x, y, z grow
+    axes=None,        # of meshes: where x, y, z grow; None takes what a file says, or LPS
     threshold:float|None=None, # HU of CT; None chooses
     sure:float=.8,    # an estimated Quality Score is used from this confidence on
     test:float=.2,    # share held out (folders; the phantom has its own numbers)

@@ -86,7 +86,11 @@ def train_and_draw():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    register("apple"); torch.apple.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    register("apple")
+    torch.apple.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    aten = torch.library.Library("aten", "IMPL")                      # what torch.tensor(..., device=) calls, where no mode looks
+    aten.impl("_copy_from", lambda source, to, *_: (to.inner.copy_(source), to)[1], "PrivateUse1")
+    aten.impl("empty_strided", lambda size, stride, dtype=None, **_: OnApple(torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")
     with Apple(): try_the_device(); train_and_draw()
     print("done")
 

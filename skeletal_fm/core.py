@@ -6,8 +6,8 @@
 __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'whole', 'Grid', 'paper_grid', 'lps_to_canonical',
            'canonical_to_lps', 'to_mesh', 'Preset', 'preset', 'parse_overrides', 'check_params', 'seed_everything',
            'device', 'autocast', 'widest', 'stream_seed', 'stream_generator', 'fingerprint', 'atomic', 'write_json',
-           'read_json', 'project_root', 'resolve', 'alone', 'Run', 'environment', 'require_disk', 'memory_advice',
-           'isolated', 'progress_bar']
+           'read_json', 'project_root', 'resolve', 'find', 'alone', 'Run', 'environment', 'require_disk',
+           'memory_advice', 'isolated', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
 import errno, hashlib, json, math, operator, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, time
@@ -390,6 +390,13 @@ def resolve(
     "A path that means the same from the project root, from `nbs/`, and from JupyterLab."
     p = Path(path).expanduser()
     return p if p.is_absolute() else project_root()/p
+
+def find(
+    path, # of something to read, absolute or relative
+)->Path:
+    "What a user names: as seen from the working folder, or else, as all that is written, from the project root."
+    p = Path(path).expanduser()
+    return p if p.exists() else resolve(path)
 
 # %% ../nbs/00_core.ipynb #3a4a0e7b
 def _alive(pid:int)->bool:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .align import Reference, align, grade, reference as phantom_reference
 from .bone import read_skull
 from .catalog import check_manifest, find_files, read_labels, read_table, split, write_table
-from .core import BOX, Grid, InputError, Preset, alone, atomic, fingerprint, paper_grid, read_json, require_disk, resolve, write_json
+from .core import BOX, Grid, InputError, Preset, alone, atomic, find, fingerprint, paper_grid, read_json, require_disk, resolve, write_json
 from .dicom import cq500_reads
 from .mesh import VOLUME_SUFFIXES, center, scale_of, suffix
 from .viz import decimate, render, save_png
@@ -470,7 +470,7 @@ def import_labels(
     labels, # CSV as `read_labels` reads it
 )->Path: # `labels.csv` of the data set
     "Take over what another table says."
-    folder = Path(folder)
+    folder = find(folder)
     mine = read_table(folder/"labels.csv").set_index("file")
     said = read_labels(labels, folder, [types.SimpleNamespace(id=f, name=f) for f in mine.index])
     for f, what in said.items():
@@ -483,7 +483,7 @@ def relabel(
     labels=None, # a table to import first
 )->Path: # `folder`
     "Apply what `labels.csv` says."
-    folder = Path(folder)
+    folder = find(folder)
     if not (folder/"dataset.json").exists(): raise InputError(f"{folder} is no finished data set (it has no dataset.json); run prepare first.")
     about, table = read_json(folder/"dataset.json"), pd.read_csv(folder/"manifest.csv", dtype=dict(id=str, patient=str, source=str))
     if not (folder/"labels.csv").exists(): raise InputError(f"{folder} has no labels.csv: the scores of its skulls are known, there is nothing to label.")
@@ -508,10 +508,10 @@ def _relabelled(folder, about, table):
 
 # %% ../nbs/04_dataset.ipynb #eb8804da
 def dataset_folder(
-    folder, # a data set, or a run of 13_generate; as it is, or relative to the project's root
+    folder, # a data set, or the run that made it
 )->Path:
     "Where a finished data set lies."
-    found = [f for f in (Path(folder), resolve(str(folder))) for f in (f, f/"skulls") if (f/"dataset.json").exists()]
+    found = [f for f in (find(folder), find(folder)/"data") if (f/"dataset.json").exists()]
     if not found: raise InputError(f"{folder} is no finished data set (it has no dataset.json). Make one with prepare or synthesise, which continue an unfinished one.")
     return found[0]
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from .core import Grid, InputError, nearest, to_mesh
+from .core import Grid, InputError, nearest, resolve, to_mesh
 from .dataset import SkullDataset
 from .features import extractor, features_of
 from .metrics import Features, nearest_rows
@@ -98,7 +98,7 @@ class Walk:
     def __init__(self,
         table:pd.DataFrame,    # from `score_columns`
         by:str="",             # column; "" is the order of the set
-        high_first:bool=True,
+        high_first:bool=True,  # of the set's own order: the first one first
     ):
         self.table, self.only = table.reset_index(drop=True), None
         self.columns = [c for c in self.table if c not in ("id", "neighbour") and pd.api.types.is_numeric_dtype(self.table[c])]
@@ -122,7 +122,7 @@ class Walk:
     def _order(self):
         kept = self.table if self.only is None else self.table[self.table.asked == self.only]
         if self.by: kept = kept.assign(_key=pd.array(kept[self.by], dtype="Float64").to_numpy(float, na_value=np.nan)).sort_values("_key", ascending=not self.high_first, kind="stable", na_position="last")
-        self.rows = kept.index.to_numpy()
+        self.rows = kept.index.to_numpy()[::1 if self.by or self.high_first else -1]
 
     def step(self, by:int)->None:
         "The next skull, or the one before; after the last comes the first."
@@ -155,7 +155,7 @@ class Exploration:
         by:str="",          # column to sort by; "": distance if there are neighbours, else the order of the set
         k:int=5,            # neighbours to look at
         grid:Grid|None=None,
-        cache=None,         # folder for features
+        cache=None,         # folder for features, relative to the project's root
     ):
         own = lambda x, split: x if isinstance(x, Skulls) else Skulls(x, grid, split)
         self.generated, self.real = own(generated, "all"), None if real is None else own(real, "train")
@@ -173,7 +173,7 @@ class Exploration:
 
     def _features(self, features, cache):
         extract = extractor(features) if isinstance(features, str) else features
-        return [features_of(({"id": k, "volume": s[i]} for i, k in enumerate(s.ids)), extract, s.grid, cache=cache) for s in (self.generated, self.real)]
+        return [features_of(({"id": k, "volume": s[i]} for i, k in enumerate(s.ids)), extract, s.grid, cache=cache and resolve(cache)) for s in (self.generated, self.real)]
 
     def _found(self, of_generated, of_real, k):
         "Neighbours by number of the skull; -1, and no distance, for a skull that has no features."
@@ -315,7 +315,7 @@ class Explorer(SkullPage):
         self.sort.observe(lambda c: self.act(lambda: v.sort(c["new"], walk.high_first)), "value")
         self.only.observe(lambda c: self.act(lambda: v.keep(None if c["new"] == "all" else c["new"])), "value")
         verbs = dict(first=("|◀", "the first skull of this order (Home)", lambda: v.step(-walk.at)), previous=("◀", "the skull before (left arrow)", lambda: v.step(-1)), next=("▶", "the next skull (right arrow)", lambda: v.step(1)),
-                     reverse=("⇅", "high first or low first (r)", lambda: v.sort(walk.by, not walk.high_first)), nearer=("▲", "a nearer neighbour (up arrow)", lambda: v.nearer(-1)), farther=("▼", "the next neighbour (down arrow)", lambda: v.nearer(1)))
+                     reverse=("⇅", "the other way round (r)", lambda: v.sort(walk.by, not walk.high_first)), nearer=("▲", "a nearer neighbour (up arrow)", lambda: v.nearer(-1)), farther=("▼", "the next neighbour (down arrow)", lambda: v.nearer(1)))
         for name, what in verbs.items(): self.button(name, *what)
         shown = [b for name, b in self.buttons.items() if v.found is not None or name not in ("nearer", "farther")]
         self.sides, self.state = [self._side(w, p) for p in self.panels], w.HTML()
@@ -349,6 +349,6 @@ class Explorer(SkullPage):
             lines = [f"<b>{escape(x)}</b>" if i == 0 else escape(x) for i, x in enumerate(texts[k] if k < len(shown) else ())]
             side.title.value = "<div style='line-height:1.3'>" + "<br>".join(lines) + "</div>"
             side.box.layout.border = f"4px solid {shown and k == 0 and frame(v.said) or GREY}"
-        order = f"{v.walk.by.replace('_', ' ')}, {'high' if v.walk.high_first else 'low'} first" if v.walk.by else "as in the set"
+        order = f"{v.walk.by.replace('_', ' ')}, {'high' if v.walk.high_first else 'low'} first" if v.walk.by else "as in the set" + ", last first"*(not v.walk.high_first)
         self.state.value = f"{v.walk.at + 1} of {len(v.walk)}, {escape(order)}{self.warning} &nbsp; "
         self.cut_at(middle(shown[0][1], v.generated.grid) if shown and new[0] else None)

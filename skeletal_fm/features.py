@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import Grid, InputError, atomic, device as find_device, fingerprint, memory_advice, nearest, paper_grid, progress_bar, whole
+from .core import Grid, InputError, atomic, device as find_device, find, fingerprint, memory_advice, nearest, paper_grid, progress_bar, whole
 from .dataset import SkullDataset
 from .domain import DAMAGES, MEASURES, DomainNet, check_volume, domain_input, resample
 from .metrics import Features
@@ -226,6 +226,7 @@ def extractor(
 )->Extractor:
     "What makes features, by name."
     device = find_device(str(device))
+    if weights is not None and str(weights) not in ("hub", *pretrained_models()): weights = find(weights)
     if name in ("domain", "encoder") and (preparation, spacing, shortcut) != ("signed", None, None): raise InputError(f"The extractor {name!r} has its own preparation; preparation, spacing and shortcut are for Med3D and 'random'.")
     if name == "domain":
         net = load_model(pretrained("domain", "network") if weights is None else weights, DomainNet)

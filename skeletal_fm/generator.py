@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .core import InputError, Preset, autocast, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_generator, stream_seed
+from .core import InputError, Preset, autocast, find, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_generator, stream_seed
 from .ddpm import DDPM
 from .flow import OTFM
 from .train import EMA, Checkpoint, Draw, LivePlot, Log, Shuffle, Team, Tracker, fit, launch, usual_lr
@@ -286,7 +286,7 @@ def autoencoder_file(
 )->Path:
     "Where an autoencoder to reuse lies."
     if str(source) in pretrained_models(): return pretrained(str(source), "autoencoder")
-    path = resolve(str(source))
+    path = find(source)
     for p in (path, path/"autoencoder.safetensors", path/"autoencoder"/"autoencoder.safetensors"):
         if p.is_file(): return p
     raise InputError(f"{source} holds no autoencoder.safetensors; give the folder of a finished run, its folder 'autoencoder', that file, or the name of a pretrained model{' (' + ', '.join(pretrained_models()) + ')' if pretrained_models() else ''}.")

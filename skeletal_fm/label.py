@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from .catalog import read_table, write_table
-from .core import Grid, InputError, read_json, to_mesh
+from .core import Grid, InputError, find, read_json, to_mesh
+from .dataset import dataset_folder
 from .viz import PLANES, SkullPage
 from .volume import unpack_bits
 
@@ -137,16 +138,15 @@ MEANING = {1: "vault only", 2: "vault and base, orbital roofs", 3: "down into th
 class Rating:
     "Which skull is looked at, and what is said of it; no screen."
     def __init__(self,
-        folder,            # a prepared data set
-        labels=None,       # CSV; None is labels.csv in the folder
+        folder,            # a prepared data set, or the run that made it
+        labels=None,       # CSV; None is labels.csv beside the data
         order:str="doubtful", # or "listed"
         rater:str="",      # written beside each label if given
     ):
-        self.folder = Path(folder)
-        if not (self.folder/"dataset.json").exists(): raise InputError(f"{folder} is no prepared data set (it has no dataset.json); run prepare first.")
+        self.folder = dataset_folder(folder)
         self.skulls = queue(pd.read_csv(self.folder/"manifest.csv", dtype=dict(id=str, source=str)), order)
         if not self.skulls: raise InputError(f"{folder} holds no skull to label.")
-        self.labels = Labels(labels or self.folder/"labels.csv", rater)
+        self.labels = Labels(find(labels) if labels else self.folder/"labels.csv", rater)
         self.at = next((i for i, s in enumerate(self.skulls) if not self.labels.done(s.file)), 0)
 
     @property
@@ -190,8 +190,8 @@ class Labeller(SkullPage):
     keys = KEYS
 
     def __init__(self,
-        folder,            # a prepared data set
-        labels=None,       # CSV; None is labels.csv in the folder
+        folder,            # a prepared data set, or the run that made it
+        labels=None,       # CSV; None is labels.csv beside the data
         *,
         order:str="doubtful", # least certain first, or "listed"
         rater:str="",      # written beside each label if given

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .catalog import check_manifest, split
-from .core import Grid, InputError, alone, atomic, environment, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_seed, to_mesh, whole, write_json
+from .core import Grid, InputError, alone, atomic, environment, find, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_seed, to_mesh, whole, write_json
 from .flow import FAST, OTFM
 from .generator import generated
 from .phantom import estimate_quality_score, scaled_counts
@@ -67,13 +67,13 @@ def _run_files(source:Path, objective:str)->tuple[Path,Path]:
     if own.exists(): return own, denoiser
     given = read_json(source/"config.json").get("autoencoder", "") if (source/"config.json").exists() else ""
     if given in pretrained_models(): return pretrained(given, "autoencoder"), denoiser
-    if given and (f := resolve(given)/"autoencoder.safetensors").exists(): return f, denoiser
+    if given and (f := find(given)/"autoencoder.safetensors").exists(): return f, denoiser
     raise InputError(f"{source} holds no autoencoder/autoencoder.safetensors{f', and that of {given} is not there' if given else ''}.")
 
 def _said_by_data(run:Path)->dict:
     "What a run of version 0.1.0 says in the folder of its data only."
     given = read_json(run/"config.json").get("data", "") if (run/"config.json").exists() else ""
-    folder = next((f for f in (run/"data", resolve(given or "data")) if (f/"dataset.json").exists()), None)
+    folder = next((f for f in (run/"data", find(given or "data")) if (f/"dataset.json").exists()), None)
     if folder is None: return {}
     about, table = read_json(folder/"dataset.json"), pd.read_csv(folder/"manifest.csv")
     counts = table.quality_score[table["split"] == "train"].value_counts()
@@ -103,7 +103,7 @@ class Generator:
         device = _own_device(device)
         if objective not in PARTS[1:]: raise InputError(f"objective should be 'otfm' or 'ddpm', got {objective!r}.{nearest(objective, PARTS[1:])}")
         named = str(source) in pretrained_models()
-        folder = resolve(str(source))
+        folder = find(source)
         ae_file, file = (pretrained(str(source), "autoencoder"), pretrained(str(source), objective)) if named else _run_files(folder, objective)
         vqvae, unet = load_model(ae_file, VQVAE, device), load_model(file, UNet, device)
         of_ae, of_unet = read_meta(ae_file)["meta"], read_meta(file)["meta"]

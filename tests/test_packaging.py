@@ -145,6 +145,16 @@ def test_requirements_are_locked():
     assert wanted - locked <= {"setuptools"}
 
 
+def test_pickles_are_read_in_one_place_by_a_safe_reader():
+    "torch.load stands in `weights.read_numbers` only, and the oldest torch allowed is one without known holes in it."
+    ini = ConfigParser(delimiters=["="])
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    oldest = re.search(r"torch>=(\d+)\.(\d+) ", ini["DEFAULT"]["requirements"])
+    assert tuple(map(int, oldest.groups())) >= (2, 10)
+    calls = [(p.name, node) for p in (ROOT / "skeletal_fm").glob("*.py") for node in ast.walk(ast.parse(p.read_text(encoding="utf-8"))) if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads")]
+    assert [name for name, _ in calls] == ["weights.py"] and "weights_only=True" in ast.unparse(calls[0][1])
+
+
 def test_ci_and_makefile():
     "The two commands exist and need nothing else."
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8")

@@ -6,8 +6,9 @@
 __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'whole', 'MachineFault', 'machine_fault', 'Grid', 'paper_grid',
            'lps_to_canonical', 'canonical_to_lps', 'to_mesh', 'Preset', 'preset', 'parse_overrides', 'check_params',
            'seed_everything', 'device', 'autocast', 'widest', 'stream_seed', 'stream_generator', 'fingerprint',
-           'atomic', 'sweep', 'is_leftover', 'write_json', 'read_json', 'project_root', 'resolve', 'find', 'holder',
-           'alone', 'is_busy', 'Run', 'environment', 'require_disk', 'memory_advice', 'isolated', 'progress_bar']
+           'atomic', 'sweep', 'is_leftover', 'write_json', 'read_json', 'read_record', 'memory_advice', 'project_root',
+           'resolve', 'find', 'holder', 'alone', 'is_busy', 'contents', 'check_contents', 'Run', 'environment',
+           'require_disk', 'isolated', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
 import errno, hashlib, json, math, operator, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, weakref
@@ -423,7 +424,30 @@ def write_json(path, obj)->None:
 def read_json(path):
     "What `write_json` wrote; a damaged file is named in the error."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e: raise InputError(f"Cannot read {path} as JSON ({e}).") from e
+    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as e: raise InputError(f"Cannot read {path} as JSON ({e}).") from e
+
+def read_record(
+    path, # a JSON file
+    *keys:str, # that must be there, with a dict each
+)->dict:
+    "What `write_json` wrote of a dict; another JSON is refused."
+    found = read_json(path)
+    if not isinstance(found, dict): raise InputError(f"{path} should hold a JSON object, {{...}}, but holds a {type(found).__name__}. It was edited, or is of something else.")
+    for k in keys:
+        if not isinstance(found.get(k), dict): raise InputError(f"{path} lacks the object {k!r}. It was edited, or is of something else.")
+    return found
+
+# %% ../nbs/00_core.ipynb #5b840066
+@contextmanager
+def memory_advice(
+    advice:str, # what to lower, as a sentence
+):
+    "Within this block, running out of memory, disk or permission becomes an `InputError` that says what to do."
+    try: yield
+    except InputError: raise
+    except Exception as e:
+        if not (fault := machine_fault(e)): raise
+        raise MachineFault(f"{fault} {advice if fault.startswith('Out of memory') else 'What was finished is kept: start the same again, it goes on from there.'}") from e
 
 # %% ../nbs/00_core.ipynb #4bd68609
 def project_root()->Path:
@@ -495,6 +519,27 @@ def is_busy(
     except MachineFault: return False                     # a disk that can only be read: nobody writes there
     except InputError: return True
 
+# %% ../nbs/00_core.ipynb #d0fcb69d
+def contents(
+    folder, # of a stage
+)->dict: # path in the folder: fingerprint
+    "What the files of a stage hold; hidden files and stage.json do not count."
+    folder = Path(folder)
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "stage.json" and not any(x.startswith(".") for x in p.relative_to(folder).parts))
+    return {p.relative_to(folder).as_posix(): fingerprint(p) for p in files}
+
+def check_contents(
+    folder, # of a finished stage; without its stage.json, or with one from before files were noted, nothing is compared
+)->None:
+    "Refuse a stage whose files are not those that were written."
+    file = Path(folder)/"stage.json"
+    told = read_record(file).get("files") if file.exists() else None
+    if told is None: return
+    if not isinstance(told, dict): raise InputError(f"{file} lacks the object 'files'. It was edited, or is of something else.")
+    now = contents(folder)
+    bad = [f"{k} is missing" if k not in now else f"{k} has changed" for k in told if now.get(k) != told[k]]
+    if bad: raise InputError(f"{folder} is not as it was written: {', '.join(bad[:4])}{f' and {len(bad) - 4} more' if len(bad) > 4 else ''}. It was damaged, edited or exchanged. Put the files back, or delete that folder: it is then made anew.")
+
 # %% ../nbs/00_core.ipynb #fa0170d6
 def _says_nothing(key:str, old:dict, new:dict)->bool:
     "Whether a difference in a preset's field does not make another experiment."
@@ -515,7 +560,7 @@ class Run:
         if self.path.is_file(): raise InputError(f"out_dir {self.path} is a file; give a folder.")
         file = self.path/"config.json"
         try:
-            if file.exists() and self.has_results(): return self._compare(read_json(file), self.config, f"{self.path} already holds a run of another configuration")
+            if file.exists() and self.has_results(): return self._compare(read_record(file), self.config, f"{self.path} already holds a run of another configuration")
             strange = [p.name for p in self.path.iterdir() if not p.name.startswith((".claim", ".lock")) and not is_leftover(p)] if self.path.exists() else []
             if strange and not file.exists(): raise InputError(f"out_dir {self.path} exists and holds other files but no run; give an empty or a new folder.")
             self._claim(file)
@@ -559,19 +604,33 @@ class Run:
         done, work = self.path/name, self.path/f"{name}.partial"
         config = json.loads(json.dumps(config, default=str))
         def finished():
-            if done.exists(): self._compare(read_json(done/"stage.json")["config"], config, f"Stage {name!r} in {self.path} was made from other inputs")
-            return done.exists()
+            if not done.exists(): return False
+            self._compare(read_record(done/"stage.json", "config")["config"], config, f"Stage {name!r} in {self.path} was made from other inputs")
+            check_contents(done)
+            return True
         if finished(): return done
         with alone(self.path/".lock"):
             if finished(): return done                         # by another process, a moment ago
             if (work/"stage.json").exists():
-                self._compare(read_json(work/"stage.json")["config"], config, f"Unfinished stage {name!r} in {self.path} was begun from other inputs")
+                self._compare(read_record(work/"stage.json", "config")["config"], config, f"Unfinished stage {name!r} in {self.path} was begun from other inputs")
             write_json(work/"stage.json", dict(config=config, fingerprint=fingerprint(config)))
             sweep(work)
-            build(work)
+            with memory_advice("Close other programs, or ask for less."): build(work)
+            write_json(work/"stage.json", dict(config=config, fingerprint=fingerprint(config), files=contents(work)))
             work.rename(done)
         self.release()
         return done
+
+    def write(self,
+        name:str,        # of a file beside the stages: .json, or text
+        content,         # JSON-able, or the text
+        keep:bool=False, # leave one that is there as it is
+    )->None:
+        "Write a summary, unless it stands there already: a finished run can be read where nothing can be written."
+        file = self.path/name
+        text = content if isinstance(content, str) else json.dumps(content, indent=1, default=str) + "\n"
+        if file.exists() and (keep or file.read_bytes() == text.encode()): return
+        with atomic(file) as p: p.write_bytes(text.encode())
 
     def is_done(self, name:str)->bool:
         "Whether a stage is finished."
@@ -604,18 +663,6 @@ def require_disk(
     if free < needed:
         raise InputError(f"{folder} needs about {needed/2**20:.0f} MiB of disk, but only {free/2**20:.0f} MiB are free there. "
                          "Free some space, or give an out_dir on another disk.")
-
-# %% ../nbs/00_core.ipynb #5b840066
-@contextmanager
-def memory_advice(
-    advice:str, # what to lower, as a sentence
-):
-    "Within this block, running out of memory, disk or permission becomes an `InputError` that says what to do."
-    try: yield
-    except InputError: raise
-    except Exception as e:
-        if not (fault := machine_fault(e)): raise
-        raise MachineFault(f"{fault} {advice if fault.startswith('Out of memory') else 'What was finished is kept: start the same again, it goes on from there.'}") from e
 
 # %% ../nbs/00_core.ipynb #24e327a4
 _LIMITS = """

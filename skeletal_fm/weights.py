@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .core import Grid, InputError, Preset, atomic, device as find_device, fingerprint, nearest, read_json, write_json
+from .core import Grid, InputError, Preset, atomic, device as find_device, fingerprint, machine_fault, memory_advice, nearest, read_json, write_json
 from .ddpm import DDPM
 from .flow import OTFM
 from .unet import UNet
@@ -67,7 +67,7 @@ def write_tensors(
     "Write tensors and what belongs to them, whole or not at all."
     out, text = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, json.dumps(meta, sort_keys=True)
     head, order = file_head({k: (v.dtype, v.shape) for k, v in out.items()}, text, checksum(out, text))
-    with atomic(path) as p, open(p, "wb") as f:
+    with memory_advice("Close other programs."), atomic(path) as p, open(p, "wb") as f:
         f.write(head)
         for k in order: f.write(out[k].reshape(-1).view(torch.uint8).numpy())
 
@@ -81,7 +81,7 @@ def understood(
     try: yield
     except InputError as e: raise e if str(path) in str(e) else InputError(f"The {what} of {path} cannot be used: {e}") from e
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as e:
-        if "memory" in str(e): raise
+        if machine_fault(e): raise
         raise InputError(f"The {what} of {path} is not as skeletal_fm writes it ({type(e).__name__}: {str(e)[:150]}). It was edited, or written by something else; take the original, or delete it to make it anew.") from e
 
 _CONVERT = ("Opening a pickle runs whatever program is inside it, so skeletal_fm does not. If you trust its maker, open it elsewhere, in a process with nothing to lose, "

@@ -301,7 +301,7 @@ class Explorer(SkullPage):
         generated,           # folder, `SkullDataset`, `Skulls`, volumes with `grid`, or an `Exploration`
         real=None,           # the same of real skulls
         *,
-        turnable:bool=True,  # meshes to turn with the mouse; False: pictures, for browsers without WebGL
+        turnable:bool=True,  # meshes to turn with the mouse; False: pictures only
         max_faces:int=30_000,# of each mesh shown
         **options,           # of `Exploration`: features, judged, scores, by, k, grid, cache
     ):

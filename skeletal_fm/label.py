@@ -195,7 +195,7 @@ class Labeller(SkullPage):
         *,
         order:str="doubtful", # least certain first, or "listed"
         rater:str="",      # written beside each label if given
-        turnable:bool=True, # a mesh to turn with the mouse; False: two pictures, for browsers without WebGL
+        turnable:bool=True, # a mesh to turn with the mouse; False: two pictures only
         max_faces:int=30_000, # of the mesh shown
     ):
         super().__init__(turnable=turnable, max_faces=max_faces, size=(420, 430))

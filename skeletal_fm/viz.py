@@ -6,10 +6,10 @@
 __all__ = ['VIEWS', 'KEY', 'FILL', 'BONE', 'PLANES', 'MM', 'view_axes', 'extent', 'project', 'rasterize', 'vertex_normals',
            'occlusion', 'shadow', 'shade', 'render', 'save_png', 'show_meshes', 'toy_skull', 'as_volume', 'grey_range',
            'slice_plane', 'show_slices', 'show_volumes', 'running_mean', 'show_losses', 'decimate', 'turn',
-           'slice_picture', 'SkullPage']
+           'slice_picture', 'SurfaceView', 'SkullPage']
 
 # %% ../nbs/00_viz.ipynb #b68c8023
-import asyncio, io, json, os
+import asyncio, io, json, os, re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -529,6 +529,151 @@ def slice_picture(
     out = io.BytesIO(); image.save(out, "PNG")
     return out.getvalue()
 
+# %% ../nbs/00_viz.ipynb #8bb596fe
+_LOADER = """
+const ask = model => new Promise((yes, no) => {   // plotly, and in the model what the figure holds now
+  const hear = (said, buffers) => {
+    if (!said.figure) return;
+    model.off('msg:custom', hear);
+    yes(buffers.length ? import(URL.createObjectURL(new Blob(buffers, {type: 'text/javascript'}))) : 0);
+  };
+  model.on('msg:custom', hear);
+  model.send({ask: !globalThis.%(name)s});
+  setTimeout(() => no(new Error('the kernel has not answered')), 60000);
+});
+const webgl = () => globalThis.skull_webgl ??= (c => (c?.getExtension('WEBGL_lose_context')?.loseContext(), !!c))(document.createElement('canvas').getContext('webgl'));
+export default () => {
+  let widget;
+  return {
+    async render({model, el}) {
+      try {
+        if (!webgl()) return model.send({failed: 'This browser draws no 3-D (WebGL)', final: true});
+        const answer = ask(model), plotly = await (globalThis.%(name)s ??= answer);
+        await answer;
+        if (!widget) { widget = plotly.default(); widget.initialize({model}); }
+        const drawn = e => { if (e.detail.element === el) model.send({live: true}); };
+        document.addEventListener('plotlywidget-after-render', drawn);
+        const remove = widget.render({model, el});
+        return () => { document.removeEventListener('plotlywidget-after-render', drawn); remove?.(); };
+      } catch (e) {
+        delete globalThis.%(name)s;
+        model.send({failed: 'The surface to turn could not be loaded (' + e.message + ')'});
+      }
+    }
+  };
+};"""
+
+@cache
+def _figure_class():
+    "A plotly `FigureWidget` that loads plotly when asked."
+    import plotly
+    from plotly.graph_objects import FigureWidget
+    name = f"skull_plotly_{re.sub('[^0-9]', '_', plotly.__version__)}"
+    return type("SkullFigure", (FigureWidget,), dict(_esm=_LOADER % dict(name=name)))
+
+def _plotly()->bytes:
+    import plotly
+    return (Path(plotly.__file__).parent/"package_data"/"widgetbundle.js").read_bytes()
+
+# %% ../nbs/00_viz.ipynb #310527af
+MM = 250. # height of the picture, where a skull fits; one scale for all of them
+_NOTHING = SimpleNamespace(vertices=np.zeros((0, 3)), faces=np.zeros((0, 3), int))
+
+class SurfaceView:
+    "The surface of one skull on a live page: at once a picture, and to turn with the mouse as soon as the browser can."
+    patience, tries = 60., 3  # seconds for the browser to answer, figures that are made before it stays with the picture
+
+    def __init__(self,
+        size:tuple,            # pixels, width and height
+        max_faces:int=30_000,
+        turnable:bool=True,    # False: only the picture
+        turned:Callable|None=None, # called with the camera when the mouse has turned it
+    ):
+        import ipywidgets as w
+        self.size, self.max_faces, self.turned = size, max_faces, turned
+        self.figure, self.live, self.mesh, self.filled, self.asked, self.timer, self.left = None, False, _NOTHING, _NOTHING, _NOTHING, None, self.tries
+        self.picture, self.words, self.button = w.Image(format="png"), w.HTML(), w.Button(description="try again", layout=dict(width="80px", height="22px", display="none"))
+        self.head, self.holder = w.HBox([self.words, self.button], layout=dict(height="24px", overflow="hidden")), w.Box(layout=dict(flex="0 0 auto", overflow="hidden"))
+        self.box = w.VBox([self.head, self.picture, self.holder], layout=dict(width=f"{size[0]}px", height=f"{size[1]}px", margin="0", overflow="hidden"))
+        self.button.on_click(lambda _: self.again(self.tries))
+        if turnable: self._new()
+        else: self.head.layout.display = "none"
+
+    def _new(self):
+        "Another figure, seen from where the last one was."
+        last, self.figure = self.figure, _figure_class()(turn(_NOTHING))
+        self.figure.update_layout(width=self.size[0], height=self.size[1], hovermode=False, modebar=dict(bgcolor="rgba(0,0,0,0)", color="#aaa", activecolor="#555"))
+        self.figure.update_scenes(aspectmode="cube", camera=dict(eye=dict(x=.68, y=-1.13, z=.28)) if last is None else last.layout.scene.camera)
+        if self.turned: self.figure.layout.scene.on_change(lambda _, camera: self.turned(camera), "camera")
+        self.figure.on_msg(self.heard)
+        self.live, self.left, self.filled, self.holder.children = False, self.left - 1, _NOTHING, [self.figure]
+        self._say("<small>A picture; the surface to turn is loading …</small>")
+        if last: last.close()
+
+    def _say(self, text, again=False):
+        self.words.value, self.button.layout.display = text, "" if again else "none"
+        self.head.layout.display = self.picture.layout.display = "none" if self.live else ""
+
+    def again(self,
+        tries:int=1, # figures to make, at most, before it stays with the picture
+    )->None:
+        "Try once more to get a figure that can be turned."
+        self.left = max(self.left, tries)
+        self._new(); self.wait()
+
+    def wait(self)->None:
+        "From now on the browser has some time to answer."
+        if self.timer: self.timer.cancel()
+        try: self.timer = asyncio.get_running_loop().call_later(self.patience, lambda: self.live or self.failed("The browser has not answered"))
+        except RuntimeError: pass                               # no kernel, no browser
+
+    def failed(self,
+        why:str,
+        final:bool=False, # trying again would not help
+    )->None:
+        "Make another figure, or stay with the picture and say so."
+        if self.left > 0 and not final: return self.again()
+        self.live = False
+        self._say(f"<small>{escape(why)}: a picture. &nbsp;</small>", again=True); self.paint()
+
+    def heard(self, figure, said:dict, buffers=())->None:
+        "What the browser says: it asks for the figure, has drawn it, or cannot."
+        if figure is not self.figure: return
+        if "ask" in said:
+            figure._repr_mimebundle_()                          # sends what it holds now
+            self.asked = self.filled
+            figure.send(dict(figure=True), [_plotly()] if said["ask"] else [])
+            if not self.live: self.wait()
+        elif "live" in said:
+            self.live = True; self._say("")
+            if self.asked is not self.mesh: self._fill(_NOTHING); self._fill(self.mesh)   # it has not heard what came in between
+        elif "failed" in said: self.failed(said["failed"], said.get("final", False))
+
+    def show(self,
+        mesh=None, # `vertices` mm and `faces`; None shows nothing
+    )->None:
+        "Another skull."
+        self.mesh = _NOTHING if mesh is None else mesh
+        if self.live: self._fill(self.mesh)
+        else: self.paint()
+
+    def _mm(self): return max(MM, *1.05*np.ptp(self.mesh.vertices, axis=0)) if len(self.mesh.vertices) else MM
+
+    def _fill(self, mesh):
+        "Other triangles in the same figure, in the middle of a cube."
+        t, self.filled, half = _triangles(mesh, self.max_faces), mesh, self._mm()/2
+        middle = {a: float(t[a].min() + t[a].max())/2 for a in "xyz"} if len(t["x"]) else dict.fromkeys("xyz", 0.)
+        with self.figure.batch_update():
+            self.figure.update_traces(**t)
+            self.figure.update_scenes({f"{a}axis_range": [m - half, m + half] for a, m in middle.items()})
+
+    def paint(self)->None:
+        "The picture: two views of the surface."
+        if not len(self.mesh.vertices): self.picture.value = b""; return
+        v, f = decimate(self.mesh.vertices, self.mesh.faces, self.max_faces)
+        views = [render(SimpleNamespace(vertices=v, faces=f), view, min(self.size[0]//2, self.size[1] - 24), mm=self._mm()) for view in ("front", "left")]
+        self.picture.value = _png(Image.fromarray(np.hstack(views)))
+
 # %% ../nbs/00_viz.ipynb #0e7a2f82
 _LISTEN = """(function start(tries) {
   const keys = %(keys)s, pages = document.querySelectorAll('.%(name)s:not([data-live])');
@@ -555,9 +700,6 @@ _LISTEN = """(function start(tries) {
 })(100);"""
 
 # %% ../nbs/00_viz.ipynb #49f4c645
-MM = 250. # height of the picture, where a skull fits; one scale for all of them
-_NOTHING = SimpleNamespace(vertices=np.zeros((0, 3)), faces=np.zeros((0, 3), int))
-
 class SkullPage:
     "Base of a page in JupyterLab that shows skulls: a chapter adds buttons and says in `show` what is seen."
     keys = {}       # key of the keyboard, as JavaScript calls it -> name of the button it presses
@@ -566,33 +708,24 @@ class SkullPage:
     def __init__(self,
         n_skulls:int=1,       # shown at a time
         *,
-        turnable:bool=True,   # meshes to turn with the mouse; False: two pictures of each, for browsers without WebGL
+        turnable:bool=True,   # meshes to turn with the mouse; False: pictures only
         max_faces:int=30_000, # of each mesh shown
         size:tuple=(410,300), # pixels of a mesh, width and height
         pixels:int=140,       # height of a slice
     ):
         try:
             import ipywidgets as w
-            surfaces = [self._figure(size) if turnable else w.Image() for _ in range(n_skulls)]
+            views = [SurfaceView(size, max_faces, turnable, self._turn_all) for _ in range(n_skulls)]
         except ImportError as e: raise InputError("This page needs ipywidgets and anywidget: pip install ipywidgets anywidget, and restart JupyterLab. show_meshes and show_slices draw skulls without them.") from e
-        self.turnable, self.max_faces, self.size, self.pixels, self.message, self.buttons = turnable, max_faces, size, pixels, "", {}
-        self.name, self.timer = f"skull-page-{os.getpid()}-{id(self)}", None
-        box = dict(width=f"{size[0]}px", height=f"{size[1]}px", margin="0", overflow="hidden")
-        self.panels = [SimpleNamespace(id=None, drawn=None, bone=None, grid=None, surface=None, figure=s, mesh=w.Box([s], layout=box), images={p: w.Image(format="png", layout=dict(max_width="145px", object_fit="contain")) for p in PLANES}) for s in surfaces]
+        self.pixels, self.message, self.buttons, self.name, self.timer = pixels, "", {}, f"skull-page-{os.getpid()}-{id(self)}", None
+        self.panels = [SimpleNamespace(id=None, drawn=None, bone=None, grid=None, surface=None, view=v, mesh=v.box, images={p: w.Image(format="png", layout=dict(max_width="145px", object_fit="contain")) for p in PLANES}) for v in views]
         self.sliders = {p: w.FloatSlider(step=1., readout_format=".0f", description=p, layout=dict(width="270px"), style=dict(description_width="58px")) for p in PLANES}
         for p, s in self.sliders.items(): s.observe(lambda _, p=p: self._cut(p), "value")
 
-    def _figure(self, size):
-        "An empty figure that stays; a turn of one turns the others."
-        from plotly.graph_objects import FigureWidget
-        figure = FigureWidget(turn(_NOTHING)).update_layout(width=size[0], height=size[1], hovermode=False, modebar=dict(bgcolor="rgba(0,0,0,0)", color="#aaa", activecolor="#555"))
-        figure.update_scenes(aspectmode="cube", camera_eye=dict(x=.68, y=-1.13, z=.28))
-        figure.layout.scene.on_change(lambda _, camera: self._turn_all(camera), "camera")
-        return figure
-
     def _turn_all(self, camera):
+        "Who turns one skull turns all."
         for p in self.panels:
-            if p.figure.layout.scene.camera != camera: p.figure.update_scenes(camera=camera)
+            if p.view.figure.layout.scene.camera != camera: p.view.figure.update_scenes(camera=camera)
 
     def button(self,
         name:str,     # `keys` press it by this name
@@ -652,23 +785,8 @@ class SkullPage:
         "Draw the surface of each panel that has another skull than before."
         for p in self.panels:
             if p.drawn == p.id: continue
-            mesh = _NOTHING if p.bone is None else to_mesh(p.bone, p.grid) if p.surface is None else p.surface
-            mm = max(MM, *1.05*np.ptp(mesh.vertices, axis=0)) if len(mesh.vertices) else MM
-            if self.turnable: self._replace(p.figure, _triangles(mesh, self.max_faces), mm)
-            else: p.figure.value = b"" if p.bone is None else self._pictures(mesh, mm)
+            p.view.show(None if p.bone is None else to_mesh(p.bone, p.grid) if p.surface is None else p.surface)
             p.drawn = p.id; p.mesh.remove_class("skull-waiting")
-
-    def _replace(self, figure, triangles, mm):
-        "Other triangles in the same figure, in the middle of a cube of `mm`."
-        middle = {a: float(triangles[a].min() + triangles[a].max())/2 for a in "xyz"} if len(triangles["x"]) else dict.fromkeys("xyz", 0.)
-        with figure.batch_update():
-            figure.update_traces(**triangles)
-            figure.update_scenes({f"{a}axis_range": [m - mm/2, m + mm/2] for a, m in middle.items()})
-
-    def _pictures(self, mesh, mm):
-        v, f = decimate(mesh.vertices, mesh.faces, self.max_faces)
-        views = [render(SimpleNamespace(vertices=v, faces=f), view, min(self.size[0]//2, self.size[1]), mm=mm) for view in ("front", "left")]
-        return _png(Image.fromarray(np.hstack(views)))
 
     @property
     def warning(self)->str: # HTML, "" if nothing went wrong
@@ -685,3 +803,5 @@ class SkullPage:
         self.widget.add_class(self.name)
         display(self.widget)
         display(Javascript(self.script))
+        for p in self.panels:
+            if p.view.figure: p.view.wait()

@@ -6,7 +6,6 @@
 __all__ = ['Scan', 'read_volume', 'write_volume', 'read_ct']
 
 # %% ../nbs/02_scan.ipynb #024b4b94
-import gzip, json, tempfile, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.optimize import linear_sum_assignment
 
-from .core import Grid, InputError, canonical_to_lps, isolated, lps_to_canonical
+from .core import Grid, InputError, canonical_to_lps, lps_to_canonical
 from .dicom import is_dicom, read_dicom
-from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, check_content, read_mesh, suffix, write_mesh # also importable from here: whatever a scan is
+from .readers import ROUNDING, frame, read_stored, slant, slice_axes
+from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, read_mesh, suffix, write_mesh # also importable from here: whatever a scan is
 
 # %% ../nbs/02_scan.ipynb #798404b6
 @dataclass
@@ -38,31 +38,40 @@ class Scan:
         return Grid(self.volume.shape, self.spacing, self.origin)
 
 # %% ../nbs/02_scan.ipynb #0985fafb
-def _straighten(image:sitk.Image)->sitk.Image:
-    "Resample an oblique image onto the patient's axes, over its whole bounding box."
-    M, spacing = np.array(image.GetDirection()).reshape(3, 3), np.array(image.GetSpacing())
-    corners = [image.TransformContinuousIndexToPhysicalPoint([i*(n - 1) for i, n in zip(c, image.GetSize())]) for c in np.ndindex(2, 2, 2)]
-    lo, hi = np.min(corners, 0), np.max(corners, 0)
-    with np.errstate(divide="ignore"): fine = (spacing/np.abs(M)).min(1)
-    size = [int(n) for n in np.ceil((hi - lo)/fine - 1e-6) + 1]
-    if np.prod(size, dtype=float) > 2**30: raise InputError(f"Turned onto straight axes the volume would have {'x'.join(map(str, size))} voxels; resample it first.")
-    values = sitk.GetArrayViewFromImage(image)
-    binary = bool(((values == 0) | (values == 1)).all())
-    out = sitk.Resample(sitk.Cast(image, sitk.sitkFloat32), size, sitk.Transform(), sitk.sitkLinear, lo.tolist(), fine.tolist(), np.eye(3).ravel().tolist(), float(values.min()))
-    return sitk.Cast(out > .5, sitk.sitkUInt8) if binary else out
+def _blend(values)->str:
+    "How to interpolate: two values, labels, or grey values."
+    few = np.unique(values.ravel("K")[::max(1, values.size//200_000)]) if values.dtype.kind in "iub" else values[:0]
+    if len(few) > 64 or values.dtype.kind == "f" or (len(few) and few.min() < 0): return "grey"
+    return "two" if len(few) == 2 and bool(((values == few[0]) | (values == few[1])).all()) else "labels"
+
+def _resample(values, affine, axes)->tuple[np.ndarray,np.ndarray]:
+    "Resample onto axes (columns, in LPS) at right angles, over the whole bounding box; values and their affine."
+    inverse, ends = np.linalg.inv(affine), np.array(list(np.ndindex(2, 2, 2)))*(np.array(values.shape) - 1)
+    corners = (ends@affine[:3, :3].T + affine[:3, 3])@axes
+    with np.errstate(divide="ignore"): fine = (1/np.abs(inverse[:3, :3]@axes)).min(0)
+    lo, hi = corners.min(0), corners.max(0)
+    n = np.ceil((hi - lo)/fine - 1e-6) + 1
+    if np.prod(n) > 2**30: raise InputError(f"Turned onto straight axes the volume would have {'x'.join(f'{k:.0f}' for k in n)} voxels; resample it first.")
+    image, how, low = sitk.GetImageFromArray(np.ascontiguousarray(values.T)), _blend(values), float(values.min())
+    to_index = sitk.AffineTransform(inverse[:3, :3].ravel().tolist(), inverse[:3, 3].tolist())      # the image counts in voxels
+    out = sitk.Resample(image if how == "labels" else sitk.Cast(image, sitk.sitkFloat32), n.astype(int).tolist(), to_index, sitk.sitkNearestNeighbor if how == "labels" else sitk.sitkLinear, (axes@lo).tolist(), fine.tolist(), axes.ravel().tolist(), low)
+    new = np.eye(4); new[:3, :3] = axes*fine; new[:3, 3] = axes@lo
+    out = sitk.GetArrayFromImage(out).T
+    if how == "two": high = values.max(); out = np.where(out > (low + float(high))/2, high, values.dtype.type(low)).astype(values.dtype)
+    return out, new
 
 # %% ../nbs/02_scan.ipynb #257b94e1
-def _canonical(image:sitk.Image, path, straight=True, heights=None)->Scan:
-    "Permute and flip an image to the canonical frame, or to the slanted one next to it."
-    M = lps_to_canonical(np.array(image.GetDirection()).reshape(3, 3).T).T        # M[c,a]: canonical coordinate c of array axis a
+def _canonical(values, affine, path, straight=True, heights=None)->Scan:
+    "Permute and flip an array to the canonical frame, or to the slanted one next to it."
+    if slant(affine) > ROUNDING["degrees"] and not straight: values, affine = _resample(values, affine, frame(affine, slice_axes(affine)))   # slices keep their plane
+    M, spacing = lps_to_canonical(frame(affine).T).T, np.linalg.norm(affine[:3, :3], axis=0)          # M[c,a]: canonical coordinate c of array axis a
     axes = linear_sum_assignment(-np.abs(M))[1]
     along = M[np.arange(3), axes]
-    if np.abs(np.delete(np.abs(M[:, axes]).ravel(), [0, 4, 8])).max() > np.sin(np.radians(.1)):
-        if straight: return _canonical(_straighten(image), path)
-        turn = M[:, axes]*np.sign(along)
-    else: turn = np.eye(3)
-    volume = sitk.GetArrayFromImage(image).T.transpose(axes)                      # SimpleITK's arrays are [z,y,x]
-    spacing, center = np.array(image.GetSpacing())[axes], lps_to_canonical(image.GetOrigin())@turn
+    oblique = np.abs(np.delete(np.abs(M[:, axes]).ravel(), [0, 4, 8])).max() > np.sin(np.radians(ROUNDING["degrees"]))
+    if straight and (oblique or slant(affine) > ROUNDING["degrees"]): return _canonical(*_resample(values, affine, np.eye(3)), path)
+    turn = M[:, axes]*np.sign(along) if oblique else np.eye(3)
+    spacing, center = spacing[axes], lps_to_canonical(affine[:3, 3])@turn
+    volume = values.transpose(axes)
     center = center + np.where(along < 0, -(np.array(volume.shape) - 1)*spacing, 0)
     volume = volume[tuple(slice(None, None, -1) if a < 0 else slice(None) for a in along)]
     scan = Scan(np.ascontiguousarray(volume), tuple(map(float, spacing)), tuple((center - spacing/2).tolist()), path=str(path), turn=turn)
@@ -71,110 +80,16 @@ def _canonical(image:sitk.Image, path, straight=True, heights=None)->Scan:
         scan.about.update(heights=heights if along[axis] > 0 else (volume.shape[axis] - 1)*spacing[axis] - heights[::-1], heights_axis=axis)
     return scan
 
-# %% ../nbs/02_scan.ipynb #8d395f15
-def _nifti_header(head:bytes, path)->tuple:
-    "Type code, bytes per voxel, start and number of values, and notes; refuses a foolish header."
-    end = "<" if head[:4] == b"\x5c\1\0\0" else ">"
-    number = lambda at, kind, n=1: np.frombuffer(head[at:at + n*np.dtype(kind).itemsize], end + kind)
-    dim, (kind, bits), pixdim, (qform, sform) = number(40, "i2", 8), number(70, "i2", 2), number(76, "f4", 8), number(252, "i2", 2)
-    if not 1 <= dim[0] <= 7 or (dim[1:1 + dim[0]] < 1).any(): raise InputError(f"{path} has a damaged header: its sizes are {dim[1:].tolist()}.")
-    step = pixdim[1:4]
-    if not (np.isfinite(step) & (step > 0)).all(): raise InputError(f"{path} says its voxels are {' x '.join(f'{x:g}' for x in step)} mm; the spacing must be positive. Correct it in the header (pixdim).")
-    start = float(number(108, "f4")[0])
-    if not 0 <= start <= 2**26: raise InputError(f"{path} has a damaged header: its values should begin at byte {start:g} (vox_offset). Copy or convert it again.")
-    notes = [] if qform > 0 or sform > 0 else ["The NIfTI header does not say how the head lies (qform_code = sform_code = 0); x was taken to grow to the left, y to the back, z up. Left and right are not certain."]
-    return end, int(kind), int(bits)//8, int(max(start, 352)), int(np.prod(dim[1:1 + dim[0]].astype(float))), notes
-
-def _check_nifti(path:Path)->list[str]:
-    "Refuse a NIfTI file that is cut off or holds NaN; gives notes."
-    if suffix(path) not in (".nii", ".nii.gz"): return []
-    opened = gzip.open if suffix(path) == ".nii.gz" else open
-    try:
-        with opened(path, "rb") as f:
-            head = f.read(352)
-            if len(head) < 352: raise EOFError("its header is cut off")
-            if 348 not in (np.frombuffer(head[:4], "<i4")[0], np.frombuffer(head[:4], ">i4")[0]): return []   # not NIfTI-1: the reader will say so
-            end, kind, size, start, n, notes = _nifti_header(head, path)
-            got, bad = -(start - 352), 0
-            while block := f.read(1 << 24):
-                got += len(block)
-                if got > n*size + 2**20: break
-                if kind in (16, 64) and start == 352: bad += int((~np.isfinite(np.frombuffer(block[:len(block)//8*8], f"{end}f{4 if kind == 16 else 8}"))).sum())
-    except (OSError, EOFError, zlib.error, IndexError, ValueError) as e:
-        if isinstance(e, InputError): raise
-        raise InputError(f"Cannot read {path} ({e}): the file is damaged or incomplete. Copy or convert it again.") from e
-    if got < n*size: raise InputError(f"{path} is incomplete: {max(got, 0)} bytes of values where its header announces {n*size}. Copy or convert it again.")
-    if bad: raise InputError(f"{path} has {bad} voxels that are NaN or infinite; replace them (for a CT by -1024) and try again.")
-    return notes
-
-# %% ../nbs/02_scan.ipynb #6d0fd169
-def _check_detached(path:Path)->list[str]:
-    "Refuse a header without its values."
-    if suffix(path) not in (".nhdr", ".mhd", ".nrrd", ".mha"): return []
-    with open(path, "rb") as f: text = f.read(20000).split(b"\n\n" if suffix(path) in (".nrrd", ".nhdr") else b"\0")[0].decode("latin1")
-    for line in text.splitlines():
-        key, _, value = line.replace("=", ":", 1).partition(":")
-        if key.strip().lower() in ("elementdatafile", "data file", "datafile") and value.strip() not in ("LOCAL", "LIST") and "%" not in value and not value.strip().startswith("LIST"):
-            if not (path.parent/value.strip()).is_file(): raise InputError(f"{path} is only a header; its values should lie in {value.strip()} beside it, which is missing. Copy both files.")
-            return []
-    return []
-
-_BYTES = {sitk.sitkUInt8: 1, sitk.sitkInt8: 1, sitk.sitkUInt16: 2, sitk.sitkInt16: 2, sitk.sitkUInt32: 4, sitk.sitkInt32: 4, sitk.sitkFloat32: 4, sitk.sitkUInt64: 8, sitk.sitkInt64: 8, sitk.sitkFloat64: 8}
-
-def _check_bytes(path:Path, size, pixel:int)->None:
-    "Refuse what cannot be in a file so small, and what no machine should be asked to hold."
-    need = float(np.prod(size, dtype=float))*pixel
-    if np.prod(size, dtype=float) > 2**30: raise InputError(f"{path} claims {'x'.join(map(str, size))} voxels, which no scan of a head has; its header is damaged, or it must be cropped first.")
-    if need > 6*2**30: raise InputError(f"{path} would take {need/2**30:.1f} GiB of memory ({'x'.join(map(str, size))} voxels of {pixel} bytes); at most 6 GiB are read. Crop it to the head, or convert it to 16-bit whole numbers.")
-    if suffix(path) in (".nrrd", ".mha") and "data file" not in (head := open(path, "rb").read(4000).decode("latin1").lower()) and ("elementdatafile = local" in head or suffix(path) == ".nrrd"):
-        if need > 1032*path.stat().st_size: raise InputError(f"{path} is damaged or incomplete: {'x'.join(map(str, size))} voxels cannot be in {path.stat().st_size} bytes.")
-
 # %% ../nbs/02_scan.ipynb #9907eb82
-_HEADER = """
-import json, SimpleITK as sitk
-r = sitk.ImageFileReader(); r.SetFileName(sys.argv[1]); r.ReadImageInformation()
-print("\\n" + json.dumps(dict(size=r.GetSize(), spacing=r.GetSpacing(), origin=r.GetOrigin(), direction=r.GetDirection(), components=r.GetNumberOfComponents(), pixel=r.GetPixelID())))
-"""
-_VALUES = """
-import numpy, SimpleITK as sitk
-image = sitk.ReadImage(sys.argv[1])
-numpy.save(sys.argv[2], sitk.GetArrayViewFromImage(image))
-"""
-
 def read_volume(
     path, # NIfTI, NRRD or MetaImage file
     straight:bool=True, # resample a slanted volume onto straight axes; False keeps its voxels and says in `turn` how it lies
-)->Scan: # values as stored, kind "volume"
+)->Scan: # values as stored, kind "volume"; `notes` and `doubts` about where it lies
     "Any scalar volume, turned to the canonical frame; values are not judged."
-    path = Path(path)
-    if not path.is_file(): raise InputError(f"Expected a volume file, but there is no file {path}.")
-    if suffix(path) not in VOLUME_SUFFIXES: raise InputError(f"{path} is not a volume file known here; expected one of {', '.join(VOLUME_SUFFIXES)}.")
-    check_content(path)
-    notes = _check_nifti(path) + _check_detached(path)
-    with tempfile.TemporaryDirectory(prefix="skeletal_fm_") as folder:
-        about = json.loads(isolated(_HEADER, path, what=path, seconds=20))
-        size, spacing = about["size"], about["spacing"]
-        if about["components"] != 1: raise InputError(f"{path} has {about['components']} values per voxel (colours or vectors); expected one, HU or 0/1.")
-        if len(size) == 4 and size[3] == 1: size, spacing = size[:3], spacing[:3]
-        if len(size) != 3: raise InputError(f"{path} has {len(size)} dimensions ({'x'.join(map(str, size))}); expected one volume of three. Export a single volume.")
-        if min(size) < 8: raise InputError(f"{path} has {'x'.join(map(str, size))} voxels: a slice or a scout view, not a volume of a head. Give the whole series.")
-        _check_bytes(path, size, _BYTES.get(about["pixel"], 2))
-        lies = np.array(about["origin"] + about["direction"])
-        if not np.isfinite(lies).all(): raise InputError(f"{path} does not say where it lies: {(~np.isfinite(lies)).sum()} numbers of the origin and directions in its header are NaN or infinite. Correct the header (for NIfTI sform or qform), or export it again.")
-        axes = np.reshape(about["direction"], (len(about["size"]),)*2)[:3, :3]
-        if np.abs(axes).max() > 1.01 or np.abs(axes.T@axes - np.eye(3)).max() > .01: raise InputError(f"{path} has a damaged header: the directions of its axes are not of length 1 and at right angles. Correct them, or resample the volume first.")
-        if not all(.05 <= s <= 12 for s in spacing):
-            raise InputError(f"{path} says its voxels are {' x '.join(f'{s:g}' for s in spacing)} mm; expected 0.05 to 12 mm. Correct the spacing in the header (is it in metres or microns?).")
-        isolated(_VALUES, path, f"{folder}/v.npy", what=path, memory=24 << 30)
-        image = sitk.GetImageFromArray(np.load(f"{folder}/v.npy", mmap_mode="r").reshape(size[::-1]))
-    m = len(about["size"])
-    image.SetSpacing(spacing); image.SetOrigin(about["origin"][:3]); image.SetDirection(np.reshape(about["direction"], (m, m))[:3, :3].ravel().tolist())
-    values = sitk.GetArrayViewFromImage(image)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(f"{path} has {int((~np.isfinite(values)).sum())} voxels that are NaN or infinite; replace them (for a CT by -1024) and try again.")
-    try: scan = _canonical(image, path, straight)
+    stored = read_stored(path)
+    try: scan = _canonical(stored.values, stored.affine, path, straight)
     except InputError as e: raise InputError(f"{path}: {e}") from e
-    scan.notes += notes
+    scan.notes, scan.doubts = stored.notes, stored.doubts
     return scan
 
 # %% ../nbs/02_scan.ipynb #b010fdbf
@@ -240,7 +155,8 @@ def _is_dicom(path)->bool:
 def _read_dicom(source, series, straight)->Scan:
     image, about = read_dicom(source, series)
     name = f"{Path(source[0]).parent}" if isinstance(source, (list, tuple)) else str(source)
-    scan = _canonical(image, name, straight, about.get("heights"))
+    affine = np.eye(4); affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3)*image.GetSpacing(); affine[:3, 3] = image.GetOrigin()
+    scan = _canonical(sitk.GetArrayViewFromImage(image).T, affine, name, straight, about.get("heights"))
     scan.notes, scan.doubts = list(about.get("notes", [])), list(about.get("doubts", []))
     scan.about = {k: v for k, v in about.items() if k not in ("notes", "doubts", "heights")} | scan.about
     return scan

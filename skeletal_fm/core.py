@@ -308,7 +308,9 @@ def check_params(
     for k, t in known.items():
         v = ns[k]
         if t is float and type(v) is int: continue
-        if type(v) is not t: raise InputError(f"Parameter {k!r} should be {t.__name__}, got {v!r} ({type(v).__name__}).")
+        if type(v) is not t:
+            remedy = f" papermill's -p makes a number of what looks like one: give it as text, -r {k} {v}." if t is str and isinstance(v, (int, float, type(None))) else ""
+            raise InputError(f"Parameter {k!r} should be {t.__name__}, got {v!r} ({type(v).__name__}).{remedy}")
 
 # %% ../nbs/00_core.ipynb #d2dcaad6
 def seed_everything(

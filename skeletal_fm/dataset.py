@@ -26,6 +26,7 @@ from .catalog import check_manifest, find_files, read_labels, read_table, split,
 from .core import BOX, Grid, InputError, Preset, alone, atomic, find, fingerprint, paper_grid, read_json, require_disk, resolve, write_json
 from .dicom import cq500_reads
 from .mesh import VOLUME_SUFFIXES, center, scale_of, suffix
+from .scan import as_labels
 from .viz import decimate, render, save_png
 from .volume import dice, pack_bits, to_signed, unpack_bits, voxelize
 
@@ -149,7 +150,7 @@ def _read(job)->dict:
     if old := _kept(record, job["key"]): return old
     out = dict(id=job["id"], key=job["key"])
     try:
-        mesh = read_skull(job["path"], job["units"], job["axes"], job["threshold"])
+        mesh = read_skull(job["path"], job["units"], job["axes"], job["threshold"], labels=job["labels_of_bone"])
         _save_mesh(record.with_suffix(".npz"), mesh)
         about = mesh.metadata
         out.update(kind=about.get("kind", ""), patient=about.get("patient") or "", **{k: [str(n) for n in about.get(k, [])] for k in ("notes", "doubts")},
@@ -165,10 +166,10 @@ def _read_crashed(job)->dict:
 
 # %% ../nbs/04_dataset.ipynb #93fc5b3d
 @lru_cache(2)
-def _reference(name, units=None, axes=None)->Reference:
+def _reference(name, units=None, axes=None, labels=None)->Reference:
     "The reference skull, prepared once in each process."
     if name == "phantom": return phantom_reference()
-    return Reference.from_mesh(_load_mesh(name) if name.endswith(".npz") else center(read_skull(name, units, axes)))
+    return Reference.from_mesh(_load_mesh(name) if name.endswith(".npz") else center(read_skull(name, units, axes, labels=labels)))
 
 def _place(job)->dict:
     "Align, score and draw one mesh; `placed/<id>.npz` is the result."
@@ -179,7 +180,7 @@ def _place(job)->dict:
         mesh, R, t = _load_mesh(job["mesh"]), np.eye(3), np.zeros(3)
         if where == "center": t = -mesh.bounds.mean(0)
         elif where != "keep":
-            found = align(mesh, _reference(where, job["units"], job["axes"]))
+            found = align(mesh, _reference(where, job["units"], job["axes"], job["labels_of_bone"]))
             R, t = found.rotation, found.translation
             out.update(alignment=found.verdict, remark=found.reason if found.verdict != "accepted" else "", residual=round(float(found.residual), 3))
         mesh.vertices = mesh.vertices @ np.asarray(R).T + t
@@ -375,14 +376,14 @@ def _files(source, out, preset, grid, found, labels, refused, options, reference
     refused += [(names[k], "Quality Score 1 is left out, as in the paper" if said["quality_score"] == 1 else "the labels call it unsuitable") for k, said in labels.items() if said["quality_score"] == 1 or said["verdict"] == "unsuitable"]
     jobs = [dict(id=f.id, path=str(f.path) if len(f.files) == 1 else [str(p) for p in f.files], work=str(work), roots=[str(source), str(out)], **{**options, "units": labels[f.id]["units"] or options["units"]})
             for f in found if names[f.id] not in dict(refused)]
-    for j, f in zip(jobs, (f for f in found if names[f.id] not in dict(refused))): j["key"] = fingerprint(_key(f), j["units"], j["axes"], j["threshold"])
+    for j, f in zip(jobs, (f for f in found if names[f.id] not in dict(refused))): j["key"] = fingerprint(_key(f), j["units"], j["axes"], j["threshold"], j["labels_of_bone"])
     read = run_all(_read, jobs, workers, "reading", crashed=_read_crashed, isolated=any(len(f.files) > 1 or suffix(f.files[0]) in (".zip", "", ".dcm", ".ima") for f in found))
     refused += [(names[r["id"]], r["reason"]) for r in read if "reason" in r]
     read = _once([r for r in read if "skull" in r], names, refused)
     if not read:
         with atomic(out/"report.csv") as p: pd.DataFrame([dict(file=f, status="refused", reason=r) for f, r in refused]).to_csv(p, index=False)
         raise InputError(f"{source} gave no skull. Refused: " + "; ".join(f"{f}: {r}" for f, r in refused[:5]) + (f"; and {len(refused) - 5} more, listed in {out.name}/report.csv." if len(refused) > 5 else ""))
-    placed, reference, remarks = _placed(read, work, out, reference, dict(units=options["units"], axes=options["axes"]), workers)
+    placed, reference, remarks = _placed(read, work, out, reference, {k: options[k] for k in ("units", "axes", "labels_of_bone")}, workers)
     refused += [(names[r["id"]], r["reason"]) for r in placed if "reason" in r]
     reads = cq500_reads(source)
     seen = lambda k: [f"CQ500's readers saw: {c}" for c in ("CalvarialFracture", "Fracture") if reads is not None and k in reads.index and c in reads and reads[c][k]][:1]
@@ -414,6 +415,7 @@ def prepare(
     units=None,       # of meshes: "mm", "cm", "m", "inch" or mm per unit
     axes=None,        # of meshes: where x, y, z grow; None takes what a file says, or LPS
     threshold:float|None=None, # HU of CT; None chooses
+    labels_of_bone=None, # of label maps: the numbers that are bone, (1, 4) or "1,4"
     sure:float=.8,    # an estimated Quality Score is used from this confidence on
     test:float=.2,    # share held out (folders; the phantom has its own numbers)
     seed:int=0,
@@ -426,7 +428,7 @@ def prepare(
     if is_phantom: config = dict(source="phantom", n_train=preset.n_train, n_test=preset.n_test, **given)
     else:
         source, reference = Path(source), str(reference)
-        scale_of(units)
+        scale_of(units); as_labels(labels_of_bone)
         if reference not in ("phantom", "center", "keep") and not Path(reference).exists(): raise InputError(f"reference should be 'phantom', 'center', 'keep' or the file of a skull; there is no file {reference}.")
         found, refused = find_files(source)
         said, content = read_labels(labels, source, found), {}
@@ -435,7 +437,7 @@ def prepare(
             except OSError as e: refused.append((f.name, f"cannot be opened ({e.strerror}); check its permissions"))
         found = [f for f in found if f.id in content]
         said = {f.id: said[f.id] for f in found}
-        options = dict(units=units, axes=axes, threshold=threshold)
+        options = dict(units=units, axes=axes, threshold=threshold, labels_of_bone=as_labels(labels_of_bone))
         config = dict(source=fingerprint(content), labels=fingerprint(said), test=test, reference=_file_key(Path(reference)) if Path(reference).is_file() else reference, sure=sure, **options, **given)
     config = json.loads(json.dumps(config))
     if _claim(out, config): return out

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TILE', 'Features', 'common_id', 'checked', 'both', 'check_k', 'FrechetDistance', 'covariance_root', 'frechet_terms',
            'frechet_distance', 'Interval', 'frechet_interval', 'distances', 'Distances', 'PrecisionRecall',
-           'DensityCoverage', 'Clouds', 'radii', 'hits', 'improved_precision_recall', 'density_coverage',
+           'DensityCoverage', 'Clouds', 'radii', 'hits', 'copies', 'improved_precision_recall', 'density_coverage',
            'ProbabilisticPrecisionRecall', 'membership', 'exact_mean', 'check_a', 'probabilistic_precision_recall',
            'MMD', 'Products', 'kernel_mean', 'pooled_median', 'mmd', 'kernel_distance', 'cmmd', 'InceptionScore',
            'inception_score', 'nearest_rows', 'FeatureScores', 'judge_features', 'score_table']
 
 # %% ../nbs/20_metrics.ipynb #0cd6b23d
-import math
+import math, warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -299,13 +299,35 @@ def hits(
         per_point.append(inside.sum(1)); per_ball = per_ball + inside.sum(0)
     return np.concatenate(per_point), per_ball
 
+def copies(
+    c:Clouds,
+    k:int,             # neighbours
+    real_only:bool=False,
+)->str: # "" if no ball has radius 0
+    "Which sets hold rows so often that their k-th neighbour is a copy."
+    said = []
+    for what, own in (("real", c.real), ("synthetic", c.fake))[:2 - real_only]:
+        more, empty = (int((radii(own, j) == 0).sum()) for j in (1, k))
+        if empty: said.append(f"{more} of {own.shape[0]} {what} skulls have the features of another one, {empty} of them those of at least {k} others")
+    return "; ".join(said)
+
+_COPIES = "Look whether volumes were read or made several times, and leave copies out, or take a larger k."
+
 def _precision_recall(c:Clouds, k:int, strict:bool)->PrecisionRecall:
-    precision, recall = ((hits(d, radii(own, k), strict)[0] > 0).mean() for d, own in ((c.cross, c.real), (c.cross.T, c.fake)))
-    return PrecisionRecall(float(precision), float(recall), k, strict, **c.about)
+    def both_ways(strict): return tuple(float((hits(d, radii(own, k), strict)[0] > 0).mean()) for d, own in ((c.cross, c.real), (c.cross.T, c.fake)))
+    found = both_ways(strict)
+    if strict and (said := copies(c, k)) and (loose := both_ways(False)) != found:
+        warnings.warn(f"{said}: their balls have radius 0, and a strict ball of radius 0 holds nothing, not even an equal point. So precision and recall are {found[0]:.3g} and {found[1]:.3g}; strict=False gives {loose[0]:.3g} and {loose[1]:.3g}. {_COPIES}", stacklevel=3)
+    return PrecisionRecall(*found, k, strict, **c.about)
 
 def _density_coverage(c:Clouds, k:int)->DensityCoverage:
-    per_point, per_ball = hits(c.cross, radii(c.real, k))
-    return DensityCoverage(float(per_point.sum()/(k*len(c.y))), float((per_ball > 0).mean()), k, **c.about)
+    def numbers(strict):
+        per_point, per_ball = hits(c.cross, radii(c.real, k), strict)
+        return float(per_point.sum()/(k*len(c.y))), float((per_ball > 0).mean())
+    found = numbers(True)
+    if (said := copies(c, k, real_only=True)) and (loose := numbers(False)) != found:
+        warnings.warn(f"{said}: their balls have radius 0 and hold nothing, not even an equal point. So density and coverage are {found[0]:.3g} and {found[1]:.3g}; with the border inside they were {loose[0]:.3g} and {loose[1]:.3g}. {_COPIES}", stacklevel=3)
+    return DensityCoverage(*found, k, **c.about)
 
 def improved_precision_recall(
     real,             # features `[N,F]`
@@ -354,7 +376,12 @@ def exact_mean(v:np.ndarray)->float:
 
 def _probabilistic(c:Clouds, k:int, a:float)->ProbabilisticPrecisionRecall:
     rx, ry = (a*exact_mean(radii(own, k)) for own in (c.real, c.fake))
-    return ProbabilisticPrecisionRecall(exact_mean(membership(c.cross, rx)), exact_mean(membership(c.cross.T, ry)), k, a, rx, ry, **c.about)
+    found = [exact_mean(membership(d, r)) for d, r in ((c.cross, rx), (c.cross.T, ry))]
+    equal = [float(np.mean(np.concatenate([(b == 0).any(1) for _, b in d]))) if r == 0 else 0. for d, r in ((c.cross, rx), (c.cross.T, ry))]
+    if (said := copies(c, k)) and (max(equal) or (rx and copies(c, k, real_only=True))):
+        why = f"the radius is 0 and holds nothing, not even an equal point; by equality the values were {equal[0]:.3g} and {equal[1]:.3g}" if max(equal) else "each counts 0 in the mean that gives the radius, which is too small"
+        warnings.warn(f"{said}: {why}. PP and PR are {found[0]:.3g} and {found[1]:.3g}. {_COPIES}", stacklevel=3)
+    return ProbabilisticPrecisionRecall(*found, k, a, rx, ry, **c.about)
 
 def check_a(a)->float:
     "A factor of the radius."
@@ -453,6 +480,10 @@ def _mmd(c:Clouds, kernel:str, sigma, unbiased:bool, degree:int=3, scale:float=1
         s, k = (), lambda p: (p/c.x.shape[1] + 1)**degree
         pairs = (Products(c.x), Products(c.y), Products(c.y, c.x))
     xx, yy, xy = (kernel_mean(p, k, unbiased) for p in pairs)
+    once = np.unique(c.x, axis=0) if unbiased else c.x
+    if 1 < len(once) < len(c.x):
+        alone = kernel_mean(Distances(once) if kernel == "gaussian" else Products(once), k, True)
+        warnings.warn(f"{len(c.x) - len(once)} of {len(c.x)} real skulls are copies of others. An unbiased mean leaves out the similarity of a skull with itself, but not with its copies: the value is too large by about {scale*(xx - alone):.3g} ({scale*(xx + yy - 2*xy):.3g} in all). {_COPIES.split(', or')[0]}.", stacklevel=3)
     return MMD(scale*(xx + yy - 2*xy), kernel, s, unbiased, len(c.x), len(c.y), c.x.shape[1], scale, c.id)
 
 def mmd(

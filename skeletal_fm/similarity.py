@@ -464,12 +464,12 @@ class ReconstructionError:
 def surface(
     bone:np.ndarray, # bool `[D,H,W]`
 )->np.ndarray: # bool `[D,H,W]`
-    "Bone voxels with air on one of six sides."
+    "Bone voxels with air on one of six sides; where an axis has one voxel only, on one of the sides along the others."
     inner = bone.copy()
-    for axis in range(3):
+    for axis in (k for k in range(3) if bone.shape[k] > 1):
         i, b = np.moveaxis(inner, axis, 0), np.moveaxis(bone, axis, 0)
         i[1:] &= b[:-1]; i[:-1] &= b[1:]; i[0] = i[-1] = False
-    return bone & ~inner
+    return bone & ~inner if max(bone.shape) > 1 else bone
 
 def surface_distances(
     a:np.ndarray, # bool `[D,H,W]`

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .catalog import check_manifest, split
-from .core import Grid, InputError, alone, atomic, environment, find, fingerprint, memory_advice, nearest, progress_bar, read_json, require_disk, resolve, stream_seed, to_mesh, whole, write_json
+from .core import Grid, InputError, alone, atomic, check_contents, environment, find, fingerprint, machine_fault, memory_advice, nearest, progress_bar, read_json, read_record, require_disk, resolve, stream_seed, to_mesh, whole, write_json
 from .flow import FAST, OTFM
 from .generator import generated
 from .phantom import estimate_quality_score, scaled_counts
@@ -26,7 +26,7 @@ from .scan import write_mesh, write_volume
 from .unet import UNet
 from .volume import component_shares, pack_bits
 from .vqvae import VQVAE
-from .weights import PARTS, load_model, load_objective, pretrained, pretrained_models, read_meta
+from .weights import PARTS, load_model, load_objective, model_meta, pretrained, pretrained_models, understood
 
 # %% ../nbs/10_synthesis.ipynb #9ce5acc2
 def _counts(how:str)->dict:
@@ -63,21 +63,24 @@ def _run_files(source:Path, objective:str)->tuple[Path,Path]:
     if not source.is_dir(): raise InputError(f"There is no run in {source}, and no pretrained model of that name ({', '.join(pretrained_models()) or 'none is installed'}).{nearest(source.name, pretrained_models())}")
     denoiser = next((f for f in (source/objective/"denoiser.safetensors", source/"denoiser"/"denoiser.safetensors") if f.exists()), None)
     if denoiser is None: raise InputError(f"{source} holds no denoiser/denoiser.safetensors: the run is not finished, or is none. The same command that started it continues it.")
+    for stage in (denoiser.parent, source/"autoencoder"): check_contents(stage)
     own = source/"autoencoder"/"autoencoder.safetensors"
     if own.exists(): return own, denoiser
-    given = read_json(source/"config.json").get("autoencoder", "") if (source/"config.json").exists() else ""
+    given = str(read_record(source/"config.json").get("autoencoder") or "") if (source/"config.json").exists() else ""
     if given in pretrained_models(): return pretrained(given, "autoencoder"), denoiser
     if given and (f := find(given)/"autoencoder.safetensors").exists(): return f, denoiser
     raise InputError(f"{source} holds no autoencoder/autoencoder.safetensors{f', and that of {given} is not there' if given else ''}.")
 
 def _said_by_data(run:Path)->dict:
     "What a run of version 0.1.0 says in the folder of its data only."
-    given = read_json(run/"config.json").get("data", "") if (run/"config.json").exists() else ""
+    given = str(read_record(run/"config.json").get("data") or "") if (run/"config.json").exists() else ""
     folder = next((f for f in (run/"data", find(given or "data")) if (f/"dataset.json").exists()), None)
     if folder is None: return {}
-    about, table = read_json(folder/"dataset.json"), pd.read_csv(folder/"manifest.csv")
-    counts = table.quality_score[table["split"] == "train"].value_counts()
-    return dict(grid=about["grid"], reference=about.get("reference", "keep"), data=about["fingerprint"], quality_scores={str(q): int(c) for q, c in counts.sort_index().items()})
+    about = read_record(folder/"dataset.json")
+    with understood(folder):
+        table = pd.read_csv(folder/"manifest.csv")
+        counts = table.quality_score[table["split"] == "train"].value_counts()
+        return dict(grid=about["grid"], reference=about.get("reference", "keep"), data=about["fingerprint"], quality_scores={str(q): int(c) for q, c in counts.sort_index().items()})
 
 def _own_device(name)->str:
     "`auto`, under torchrun or accelerate with GPUs, is the one of this process."
@@ -106,17 +109,18 @@ class Generator:
         folder = find(source)
         ae_file, file = (pretrained(str(source), "autoencoder"), pretrained(str(source), objective)) if named else _run_files(folder, objective)
         vqvae, unet = load_model(ae_file, VQVAE, device), load_model(file, UNet, device)
-        of_ae, of_unet = read_meta(ae_file)["meta"], read_meta(file)["meta"]
-        trained = load_objective(of_unet)
+        of_ae, of_unet = model_meta(ae_file), model_meta(file)
+        with understood(file): trained = load_objective(of_unet)
         if type(trained).__name__.lower() != objective: raise InputError(f"The denoiser of {source} was trained as {type(trained).__name__.lower()!r}, but {objective!r} was asked for.")
         ids = dict(autoencoder=fingerprint(dict(vqvae.state_dict())), denoiser=fingerprint(dict(unet.state_dict())))
         if (of_unet.get("autoencoder") or ids["autoencoder"]) != ids["autoencoder"]: raise InputError(f"The denoiser {file} was trained with another autoencoder ({of_unet['autoencoder']}) than {ae_file} ({ids['autoencoder']}). Give the one it was trained with.")
         if unet.channels != vqvae.config["code_dim"]: raise InputError(f"The denoiser {file} makes latents of {unet.channels} channels, the autoencoder {ae_file} has {vqvae.config['code_dim']}: they are not of one run.")
         said = {k: v for part in ({} if named else _said_by_data(folder), of_ae, of_unet) for k, v in part.items() if v}
         if "grid" not in said: raise InputError(f"{ae_file} does not say where its voxels lie, and {folder.name} holds no data/dataset.json. Train with this version, or add the run's data.")
-        grid = Grid.from_dict(said["grid"])
+        with understood(ae_file, "grid"): grid = Grid.from_dict(said["grid"])
         if grid.shape != tuple(vqvae.out_shape): raise InputError(f"The grid {grid.shape} of {source} is not that of its autoencoder, {tuple(vqvae.out_shape)}.")
-        about = dict(source=str(source) if named else folder.name, checkpoints=ids, in_shape=list(vqvae.in_shape), quality_scores={int(q): n for q, n in (said.get("quality_scores") or {}).items()},
+        with understood(file, "table of Quality Scores"): scores = {int(q): int(n) for q, n in (said.get("quality_scores") or {}).items()}
+        about = dict(source=str(source) if named else folder.name, checkpoints=ids, in_shape=list(vqvae.in_shape), quality_scores=scores,
                      reference=said.get("reference", "keep"), preset=said.get("preset", {}), training_data=said.get("data"), training_steps=of_unet.get("steps"), training_seed=of_unet.get("seed"))
         return cls(unet, vqvae, trained, grid, about)
 
@@ -199,7 +203,7 @@ def _claim(out:Path, config:dict)->bool:
     "Whether `out` already is this set; refuse if it is something else."
     if out.is_file(): raise InputError(f"{out} is a file; give a folder for the set.")
     if (out/"stage.json").exists():
-        old = read_json(out/"stage.json")["config"]
+        old = read_record(out/"stage.json", "config")["config"]
         differ = [f"{k}: {old.get(k)!r} there, {config.get(k)!r} now" if len(str(old.get(k))) < 60 else f"{k}" for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
         if differ: raise InputError(f"{out} holds a synthetic set of other settings ({'; '.join(differ)}). Nothing was overwritten. Choose another folder, use the old settings, or delete that one.")
         return (out/"dataset.json").exists()
@@ -219,9 +223,13 @@ def _records(out:Path)->dict:
     "The finished skulls of a set at work, by number."
     rows = []
     for p in (out/".partial").glob("*.json"):
-        try: rows.append(read_json(p))
+        try: row = read_record(p)
         except InputError:
             if p.exists(): raise                                              # else another shard has just assembled the set
+            continue
+        if not {"id", "number", "asked"} <= set(row) or not ("reason" in row or {"file", "fingerprint", "shown", "seed", "pieces", "largest_piece", "voxels"} <= set(row)) or not isinstance(row["number"], int):
+            raise InputError(f"{p} is no record of a skull: it was edited, or is of something else. Delete it; the skull is then made anew.")
+        rows.append(row)
     return {r["number"]: r for r in sorted(rows, key=lambda r: r["number"])}
 
 def _sample(generator, scores, out, how, seed, batch_size, precision, mine, keep, progress):
@@ -235,17 +243,21 @@ def _sample(generator, scores, out, how, seed, batch_size, precision, mine, keep
         for i, volume in zip(b, volumes):
             if i in done: continue
             try: row = _store(volume, i, scores[i], out, generator.grid, seed, in_frame, **keep)
-            except (ValueError, FloatingPointError) as e: row = _bad(i, scores[i], e)
+            except (ValueError, FloatingPointError) as e:
+                if machine_fault(e): raise
+                row = _bad(i, scores[i], e)
             write_json(out/".partial"/f"{i:05d}.json", row); done.add(i)
 
     with progress_bar(sum(map(len, mine)), sum(len(b) for b in mine) - sum(map(len, todo)), progress, bool(progress)) as bar:
         for b in todo:
             try: make(b)
             except (ValueError, FloatingPointError) as e:                     # one of the batch cannot be sampled: which?
-                if "ut of memory" in str(e): raise                            # that is no fault of a skull
+                if machine_fault(e): raise                                    # that is no fault of a skull
                 for i in b:
                     try: make([i])
-                    except (ValueError, FloatingPointError) as e: write_json(out/".partial"/f"{i:05d}.json", _bad(i, scores[i], e)); done.add(i)
+                    except (ValueError, FloatingPointError) as e:
+                        if machine_fault(e): raise
+                        write_json(out/".partial"/f"{i:05d}.json", _bad(i, scores[i], e)); done.add(i)
             bar.update(len(b))
 
 # %% ../nbs/10_synthesis.ipynb #82585f66
@@ -278,16 +290,28 @@ def _card(c:dict)->str:
         f"| volumes | {' x '.join(map(str, c['grid']['shape']))} voxels of {c['grid']['spacing'][0]:g} mm |", f"| split | {', '.join(f'{n} {k}' for k, n in c['split'].items())} |", f"| fingerprint | {c['fingerprint']} |", "",
         "Quality Score | asked for | kept | of these, show it", "---|---|---|---", *shown, "", "## Left out", "", *(left or ["Nothing."]), "", "## Limits", "", *[f"- {x}" for x in c["limits"]], ""])
 
+def _compare(row:dict, out:Path)->None:
+    "Refuse a volume that is not the one of its record, and forget the record."
+    if "reason" in row: return
+    try: same = fingerprint(np.load(out/"volumes"/f"{row['id']}.bits.npy")) == row["fingerprint"]
+    except (OSError, ValueError, EOFError) as e:
+        if machine_fault(e): raise
+        same = False
+    if same: return
+    (out/".partial"/f"{row['number']:05d}.json").unlink(missing_ok=True)
+    raise InputError(f"The volume of {row['id']} in {out} is not as it was written; it was damaged or exchanged. Start the same again: it is made anew.")
+
 def _assemble(generator, scores, out, how, seed, batch_size, precision, test):
     "Manifest, cards and `dataset.json`, which is written last."
     rows, grid = list(_records(out).values()), generator.grid
+    for r in rows: _compare(r, out)
     table, left = _table(rows, test, seed)
     if not len(table): raise InputError(f"None of {len(rows)} samples can be used: the first {left[0]['reason']}. The generator is not trained enough, or not for this.")
     check_manifest(table)
     in_frame = generator.about["reference"] in ("phantom", "keep")
     per = {str(q): dict(asked=scores.count(q), kept=int((table.asked == q).sum()), shown=int(((table.asked == q) & (table.shown == q)).sum()) if in_frame and q else None) for q in sorted(set(scores))}
     identity = fingerprint(grid, *(table[c].tolist() for c in ("id", "quality_score", "split", "fingerprint")))
-    config = read_json(out/"stage.json")["config"]
+    config = read_record(out/"stage.json", "config")["config"]
     card = dict(origin="synthetic", n=len(table), fingerprint=identity, generator=config["generator"], sampling=dict(how, seed=seed, batch_size=batch_size, precision=precision), grid=grid.to_dict(),
                 quality_scores=per, split=table["split"].value_counts().to_dict(), left_out=[{k: r[k] for k in ("id", "number", "asked", "reason")} for r in left], limits=list(_LIMITS), environment=environment(next(generator.unet.parameters()).device))
     with atomic(out/"manifest.csv") as p: table.to_csv(p, index=False)

@@ -588,7 +588,7 @@ class Run:
 
     def has_results(self)->bool:
         "Whether any stage, or part of one, is there to be lost; a run that was refused at its start is not."
-        return any((p/f).exists() for p in self.path.iterdir() if p.is_dir() for f in ("stage.json", "dataset.json"))
+        return any((p/f).exists() for p in (self.path, *self.path.iterdir()) if p.is_dir() for f in ("stage.json", "dataset.json"))
 
     def _compare(self, old:dict, new:dict, what:str):
         flat = lambda d, pre="": {k2: v2 for k, v in d.items() for k2, v2 in (flat(v, f"{pre}{k}.").items() if isinstance(v, dict) else {f"{pre}{k}": v}.items())}

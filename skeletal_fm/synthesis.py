@@ -7,7 +7,7 @@ __all__ = ['scores_for', 'Generator', 'bytes_per_skull', 'shard_of', 'synthesise
 
 # %% ../nbs/10_synthesis.ipynb #699e1d65
 import os, re, shutil, time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -200,14 +200,14 @@ def _working(out:Path, k:int, n:int):
     with alone(out/f".lock-{k}-of-{n}"): yield
 
 def _claim(out:Path, config:dict)->bool:
-    "Whether `out` already is this set; refuse if it is something else."
+    "Whether `out` already is this set; refuse if it is something else. What a run says of itself may be there."
     if out.is_file(): raise InputError(f"{out} is a file; give a folder for the set.")
     if (out/"stage.json").exists():
         old = read_record(out/"stage.json", "config")["config"]
         differ = [f"{k}: {old.get(k)!r} there, {config.get(k)!r} now" if len(str(old.get(k))) < 60 else f"{k}" for k in sorted({*old, *config}) if old.get(k) != config.get(k)]
         if differ: raise InputError(f"{out} holds a synthetic set of other settings ({'; '.join(differ)}). Nothing was overwritten. Choose another folder, use the old settings, or delete that one.")
         return (out/"dataset.json").exists()
-    if out.is_dir() and any(p.name[:5] != ".lock" for p in out.iterdir()): raise InputError(f"{out} holds other files; give an empty or a new folder for the set.")
+    if out.is_dir() and any(p.name[0] != "." and p.name not in ("config.json", "environment.json") for p in out.iterdir()): raise InputError(f"{out} holds other files; give an empty or a new folder for the set.")
     try:
         (out/".partial").mkdir(parents=True, exist_ok=True)
         write_json(out/"stage.json", dict(config=config, fingerprint=fingerprint(config)))
@@ -232,7 +232,7 @@ def _records(out:Path)->dict:
         rows.append(row)
     return {r["number"]: r for r in sorted(rows, key=lambda r: r["number"])}
 
-def _sample(generator, scores, out, how, seed, batch_size, precision, mine, keep, progress):
+def _sample(generator, scores, out, how, seed, batch_size, precision, mine, keep, progress, each):
     "Make the skulls of these batches that have no record yet."
     in_frame = generator.about["reference"] in ("phantom", "keep")
     done = set(_records(out))
@@ -247,6 +247,7 @@ def _sample(generator, scores, out, how, seed, batch_size, precision, mine, keep
                 if machine_fault(e): raise
                 row = _bad(i, scores[i], e)
             write_json(out/".partial"/f"{i:05d}.json", row); done.add(i)
+            if each: each(row)
 
     with progress_bar(sum(map(len, mine)), sum(len(b) for b in mine) - sum(map(len, todo)), progress, bool(progress)) as bar:
         for b in todo:
@@ -348,6 +349,7 @@ def synthesise(
     meshes:bool=True,      # write PLY
     nifti:bool=True,       # write NIfTI
     progress:str="skulls", # "" shows no bar
+    each:Callable|None=None, # called with what is known of each skull, `id`, `number`, `asked` and so on, when its files are written; with `reason`, of one that is left out
 )->Path: # `out`; it is a data set once `dataset.json` is there
     "Make a synthetic data set, or go on with it."
     (k, n), out, scores, how = shard_of(shard), Path(out), [int(q) for q in scores], generator.settings(n_steps, method, guidance)
@@ -367,7 +369,7 @@ def synthesise(
     batches = [range(i, min(i + batch_size, len(scores))) for i in range(0, len(scores), batch_size)]
     with _working(out, k, n):
         with memory_advice(f"What is finished is kept. Lower batch_size (now {batch_size}), take precision 'bf16' or another device; the volumes have {' x '.join(map(str, generator.grid.shape))} voxels."):
-            _sample(generator, scores, out, how, seed, batch_size, precision, batches[k::n], dict(meshes=meshes, nifti=nifti), progress)
+            _sample(generator, scores, out, how, seed, batch_size, precision, batches[k::n], dict(meshes=meshes, nifti=nifti), progress, each)
     there = len(_records(out))
     if there == len(scores): _assemble_once(out, generator, scores, out, how, seed, batch_size, precision, test)
     elif not (out/"dataset.json").exists(): print(f"Shard {k} of {n} is done; {there} of {len(scores)} skulls are there. The shard that ends last assembles the set.")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'KEY', 'FILL', 'BONE', 'PLANES', 'MM', 'view_axes', 'extent', 'project', 'rasterize', 'vertex_normals',
-           'occlusion', 'shadow', 'shade', 'render', 'save_png', 'show_meshes', 'toy_skull', 'as_volume', 'grey_range',
-           'slice_plane', 'show_slices', 'show_volumes', 'running_mean', 'show_losses', 'decimate', 'turn',
-           'slice_picture', 'SurfaceView', 'SkullPage']
+           'occlusion', 'shadow', 'shade', 'render', 'save_png', 'show_meshes', 'toy_skull', 'Album', 'as_volume',
+           'grey_range', 'slice_plane', 'show_slices', 'show_volumes', 'running_mean', 'show_losses', 'decimate',
+           'turn', 'slice_picture', 'SurfaceView', 'SkullPage']
 
 # %% ../nbs/00_viz.ipynb #b68c8023
 import asyncio, io, json, os, re
@@ -326,6 +326,39 @@ def toy_skull(
     bone = np.minimum(bone, -egg((-20, 0, -76), (18, 15, 24))*15)
     if bump: bone = np.maximum(bone, egg((0, 66, 20), (14, 14, 14))*14)
     return bone.astype(np.float32), grid
+
+# %% ../nbs/00_viz.ipynb #f0ae44ce
+class Album:
+    "One picture that grows skull by skull."
+    def __init__(self,
+        n:int=10,      # skulls that are shown; more are not drawn
+        n_cols:int=5,
+        pixels:int=150,  # for each skull
+        mm:float=250.,   # width of each picture
+    ):
+        self.n, self.n_cols, self.pixels, self.mm, self.pictures, self.handle = n, n_cols, pixels, mm, [], None
+
+    def add(self,
+        mesh,      # `vertices` mm and `faces`
+        title:str="",
+    )->None:
+        "Draw another skull and show the picture."
+        if len(self.pictures) == self.n: return
+        picture = Image.new("RGB", (self.pixels, self.pixels + 16), (255, 255, 255))
+        picture.paste(Image.fromarray(render(mesh, size=self.pixels, mm=self.mm)), (0, 16))
+        ImageDraw.Draw(picture).text((self.pixels/2, 8), title, fill=(0, 0, 0), anchor="mm", font=ImageFont.load_default(11))
+        self.pictures.append(picture)
+        from IPython.display import display
+        if self.handle: self.handle.update(self.image)
+        else: self.handle = display(self.image, display_id=True)
+
+    @property
+    def image(self)->Image.Image:
+        "The picture as it is now."
+        rows = -(-len(self.pictures)//self.n_cols)
+        out = Image.new("RGB", (self.n_cols*self.pixels, rows*(self.pixels + 16)), (255, 255, 255))
+        for i, p in enumerate(self.pictures): out.paste(p, (i % self.n_cols*p.width, i//self.n_cols*p.height))
+        return out.quantize(64)
 
 # %% ../nbs/00_viz.ipynb #57ba9508
 PLANES = dict(sagittal=(1, 0, 2, -1, "PASI"), coronal=(0, 1, 2, 1, "RLSI"), axial=(2, 1, 0, 1, "RLAP"))  # cut, across, up, does "across" grow to the right, letters low/high across and high/low up

@@ -191,7 +191,7 @@ def _nifti_header(head:bytes, path):
     if (magic[1:2] == b"i") != (suffix(path) == ".hdr"): raise InputError(f"{path}: its header says that the values lie in {'another file (.img)' if magic[1:2] == b'i' else 'the same file'}, its name says otherwise. Give the pair .hdr and .img, or one .nii.")
     dim, step = h["dim"].astype(int), h["pixdim"][1:4].astype(float)
     if not 1 <= dim[0] <= 7 or (dim[1:1 + dim[0]] < 1).any(): raise InputError(f"{path} has a damaged header: its sizes are {dim[1:].tolist()}.")
-    if not (np.isfinite(step) & (step > 0)).all(): raise InputError(f"{path} says its voxels are {' x '.join(f'{x:g}' for x in step)} mm; the spacing must be positive. Correct it in the header (pixdim).")
+    if not ((step > 1e-6) & (step < 1e6)).all(): raise InputError(f"{path} says its voxels are {' x '.join(f'{x:g}' for x in step)} mm; the spacing must be positive. Correct it in the header (pixdim).")
     if not 0 <= float(h["vox_offset"]) <= 2**26: raise InputError(f"{path} has a damaged header: its values should begin at byte {float(h['vox_offset']):g} (vox_offset). Copy or convert it again.")
     return h
 
@@ -210,7 +210,7 @@ def _qform(h)->np.ndarray:
     A[:3, :3] = nib.quaternions.quat2mat([np.sqrt(max(0., 1 - q@q)), *q])*p[1:4]*[1, 1, -1 if p[0] < 0 else 1] if np.isfinite(q).all() else np.nan
     return A
 
-def _sound(A)->bool: return bool(np.isfinite(A).all() and (steps(A) > 0).all() and slant(A) < 60)
+def _sound(A)->bool: return bool((np.abs(A) < 1e9).all() and (steps(A) > 1e-9).all() and slant(A) < 60)
 
 # %% ../nbs/02_readers.ipynb #bb726b4c
 def _units(h, out:Stored)->float:
@@ -355,7 +355,7 @@ def _read_nrrd(path:Path)->Stored:
         _check(path, out.affine, size, np.dtype(kind).itemsize)
         if "spacings" in h and "space directions" in h:
             said = out.affine.copy(); said[:3, :3] = said[:3, :3]/steps(said)*np.abs(_numbers(path, "spacings", h["spacings"], n)[axes])
-            if np.isfinite(said).all(): _settle(out, "the space directions", "the spacings", said, "as ITK and 3D Slicer do", size)
+            if _sound(said): _settle(out, "the space directions", "the spacings", said, "as ITK and 3D Slicer do", size)
         out.values = _detached(path, f, h.get("data file", h.get("datafile", "")), size, kind, encoding, _whole(path, "line skip", h.get("line skip", h.get("lineskip", "0")), 0, 10**6),
                                _whole(path, "byte skip", h.get("byte skip", h.get("byteskip", "0")), -1, 2**26))
     return _said_slant(out)
@@ -423,8 +423,8 @@ def _read_meta(path:Path)->Stored:
         _check(path, out.affine, size, np.dtype(kind).itemsize)
         _meta_letters(h, out)
         if "elementspacing" in h and "elementsize" in h:
-            other = np.abs(_numbers(path, "ElementSize", h["elementsize"], n)[:3])
-            if np.isfinite(other).all() and (other > 0).all(): _settle(out, "the ElementSpacing", "the ElementSize", out.affine@np.diag([*other/steps(out.affine), 1.]), "as ITK does", size)
+            said = out.affine@np.diag([*np.abs(_numbers(path, "ElementSize", h["elementsize"], n)[:3])/steps(out.affine), 1.])
+            if _sound(said): _settle(out, "the ElementSpacing", "the ElementSize", said, "as ITK does", size)
         if (h.get("elementtointensityfunctionslope", "1"), h.get("elementtointensityfunctionoffset", "0")) != ("1", "0"): out.notes.append("ElementToIntensityFunction of the header was not applied, as in ITK.")
         name = _need(path, h, "elementdatafile")
         binary = yes("binarydata") or "binarydata" not in h
@@ -437,8 +437,11 @@ def read_stored(
 )->Stored:
     "Values of a volume file, where they lie, and what is doubtful about it."
     path = Path(path)
-    if not path.is_file(): raise InputError(f"Expected a volume file, but there is no file {path}.")
+    try: there = path.is_file()
+    except (OSError, ValueError): there = False                # a name that no disk can hold
+    if not there: raise InputError(f"Expected a volume file, but there is no file {path}.")
     if suffix(path) not in VOLUME_SUFFIXES: raise InputError(f"{path} is not a volume file known here; expected one of {', '.join(VOLUME_SUFFIXES)}.")
     check_content(path)
-    if suffix(path) in (".nrrd", ".nhdr"): return _read_nrrd(path)
-    return _read_meta(path) if suffix(path) in (".mha", ".mhd") else _read_nifti(path)
+    reader = {".nrrd": _read_nrrd, ".nhdr": _read_nrrd, ".mha": _read_meta, ".mhd": _read_meta}.get(suffix(path), _read_nifti)
+    try: return reader(path)
+    except PermissionError as e: raise InputError(f"{path} cannot be read: you have no permission to open {e.filename or 'it'}. Change its rights, or copy it.") from e

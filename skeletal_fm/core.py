@@ -26,6 +26,7 @@ from tqdm import tqdm
 # %% ../nbs/00_core.ipynb #dcd91266
 class InputError(ValueError):
     "Something given by the user is not usable; the message says what was expected, what came, and the remedy."
+    def __init__(self, message=""): super().__init__(str(message).encode("utf-8", "backslashreplace").decode())   # a file's name may hold bytes that cannot be printed
 
 # %% ../nbs/00_core.ipynb #abd21c1d
 def nearest(

@@ -182,13 +182,12 @@ _LPS = np.diag([-1., -1, 1, 1])   # RAS to LPS, and back
 
 def _nifti_header(head:bytes, path):
     "nibabel's header of the first bytes, checked for what is foolish."
-    kinds = {(348, ): nib.Nifti1Header, (540, ): nib.Nifti2Header}
-    found = [(cls, end) for (n, ), cls in kinds.items() for end in "<>" if np.frombuffer(head[:4], end + "i4")[0] == n]
+    found = [(cls, end) for cls in (nib.Nifti1Header, nib.Nifti2Header) for end in "<>" if np.frombuffer(head[:4], end + "i4")[0] == cls.sizeof_hdr]
     if not found or len(head) < found[0][0].sizeof_hdr: raise InputError(f"{path} is no NIfTI file: its header is damaged or incomplete. Copy or convert it again.")
     h = found[0][0](head[:found[0][0].sizeof_hdr], found[0][1], check=False)
     magic = bytes(h["magic"].item())[:3]
     if magic[:1] != b"n": raise InputError(f"{path} is a file of the old Analyze format, which does not say where left is. Convert it to NIfTI with a program that knows.")
-    if (magic[1:2] == b"i") != (suffix(path) == ".hdr"): raise InputError(f"{path}: its header says that the values lie in {'another file (.img)' if magic[1:2] == b'i' else 'the same file'}, its name says otherwise. Give the pair .hdr and .img, or one .nii.")
+    if magic[1:2] == b"i": raise InputError(f"{path} is only a header; its values lie in another file (.img). Convert the pair to one .nii.")
     dim, step = h["dim"].astype(int), h["pixdim"][1:4].astype(float)
     if not 1 <= dim[0] <= 7 or (dim[1:1 + dim[0]] < 1).any(): raise InputError(f"{path} has a damaged header: its sizes are {dim[1:].tolist()}.")
     if not ((step > 1e-6) & (step < 1e6)).all(): raise InputError(f"{path} says its voxels are {' x '.join(f'{x:g}' for x in step)} mm; the spacing must be positive. Correct it in the header (pixdim).")
@@ -243,10 +242,10 @@ def _nifti_place(path, h, size)->Stored:
     return out
 
 def _read_nifti(path:Path)->Stored:
-    "A NIfTI file, or the pair .hdr and .img."
-    def opened(p): return gzip.open(p, "rb") if suffix(p).endswith(".gz") else open(p, "rb")
+    "A NIfTI file of either version."
+    packed = suffix(path).endswith(".gz")
     try:
-        with opened(path) as f: head = f.read(540)
+        with (gzip.open if packed else open)(path, "rb") as f: head = f.read(540)
     except (OSError, EOFError, zlib.error) as e: raise _torn(path, e) from e
     h = _nifti_header(head.ljust(4, b"\0"), path)
     size = _size_of(path, h["dim"][1:1 + int(h["dim"][0])])
@@ -255,9 +254,8 @@ def _read_nifti(path:Path)->Stored:
     if kind.kind not in "iuf" or kind.itemsize > 8: raise InputError(f"{path} has {'several values per voxel (colours)' if kind.names else f'values of the kind {kind}'}; expected one number, HU or 0/1.")
     out = _nifti_place(path, h, size)
     _check(path, out.affine, size, kind.itemsize)
-    where = path if suffix(path) != ".hdr" else beside(path, path.stem + ".img")
-    start = max(int(h["vox_offset"]), 0 if where != path else int(h["sizeof_hdr"]) + 4)
-    with open(where, "rb") as f: out.values = _scaled(_values(path, f, size, kind, "gzip" if suffix(path).endswith(".gz") else "raw", start), slope, inter)
+    start = max(int(h["vox_offset"]), int(h["sizeof_hdr"]) + 4)
+    with open(path, "rb") as f: out.values = _scaled(_values(path, f, size, kind, "gzip" if packed else "raw", start), slope, inter)
     return _said_slant(out)
 
 def _scaled(v, slope, inter)->np.ndarray:

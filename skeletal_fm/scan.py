@@ -6,6 +6,7 @@
 __all__ = ['Scan', 'read_volume', 'write_volume', 'as_labels', 'read_ct']
 
 # %% ../nbs/02_scan.ipynb #024b4b94
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,6 +172,8 @@ def _is_dicom(path)->bool:
     "Whether a source is for the DICOM reader: several files, a folder, a zip, or by its first bytes."
     if isinstance(path, (list, tuple)): return True
     path = Path(path)
+    try: os.stat(path)
+    except (OSError, ValueError): return False                # not there, or a name that no disk can hold: the reader says so
     return path.is_dir() or suffix(path) in (".zip", ".dcm", ".ima") and path.is_file() or path.is_file() and suffix(path) not in VOLUME_SUFFIXES + MESH_SUFFIXES and is_dicom(path)
 
 def _read_dicom(source, series, straight)->Scan:

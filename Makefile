@@ -51,6 +51,7 @@ test: $(READY)
 
 export: $(READY)
 	@$(BIN)/nbdev_export
+	@$(BIN)/python tests/docs_build.py quiet
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python tests/docs_build.py readme
 	@echo "make export: modules in skeletal_fm/ and README.md written, notebooks cleaned; git status shows what changed."

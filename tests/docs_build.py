@@ -1,5 +1,6 @@
 """README.md from nbs/index.ipynb, and the book's pages as HTML, both without Quarto.
 
+    python tests/docs_build.py quiet             take out of the notebooks what only a live JupyterLab shows
     python tests/docs_build.py readme            write README.md
     python tests/docs_build.py pages --out DIR   write DIR/*.html and check every local link
 """
@@ -42,6 +43,22 @@ def title(path):
         if cell["cell_type"] == "markdown" and (m := re.search(r"^# (.+)$", source(cell), re.M)):
             return m[1].strip()
     return path.stem
+
+
+# notebooks ------------------------------------------------------------------------------------------------------
+
+def quiet(path):
+    "Drop outputs that say nothing on a page: live widgets, scripts, warnings and progress bars."
+    text = path.read_text(encoding="utf-8")
+    nb = json.loads(text)
+    kept = lambda o: o.get("name") != "stderr" and not any("widget" in kind or kind == "application/javascript" for kind in o.get("data", {}))
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [o for o in cell["outputs"] if kept(o)]
+    nb["metadata"].pop("widgets", None)
+    after = json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    if json.loads(after) != json.loads(text):
+        path.write_text(after, encoding="utf-8")
 
 
 # README ---------------------------------------------------------------------------------------------------------
@@ -214,9 +231,13 @@ def broken_links(pages):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["readme", "pages"])
+    parser.add_argument("what", choices=["quiet", "readme", "pages"])
     parser.add_argument("--out", default="_docs")
     args = parser.parse_args()
+    if args.what == "quiet":
+        for path in notebooks():
+            quiet(path)
+        return
     if args.what == "readme":
         (ROOT / "README.md").write_text(readme(), encoding="utf-8")
         return

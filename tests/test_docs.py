@@ -1,11 +1,12 @@
 """The book's pages build without Quarto, and their local links, pictures and anchors lead somewhere."""
 import importlib
 import inspect
+import json
 import re
 
 import pytest
 from conftest import LIBRARY, NOTEBOOKS, ROOT, module_of
-from docs_build import broken_links, build, page_name, relative_to_root
+from docs_build import broken_links, build, page_name, quiet, relative_to_root
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,15 @@ def test_links_from_the_root():
     text = "![s](images/a.png) [v](03_volume.ipynb#top) [u](https://example.org) [h](#cite) [m](../Makefile) <img src='images/b.png'>"
     want = "![s](nbs/images/a.png) [v](nbs/03_volume.ipynb#top) [u](https://example.org) [h](#cite) [m](Makefile) <img src='nbs/images/b.png'>"
     assert relative_to_root(text) == want
+
+
+def test_live_outputs_are_dropped(tmp_path):
+    "Restart and run all in JupyterLab, then `make export`: a page keeps its figures and tables, not its widgets."
+    picture, table = dict(output_type="display_data", data={"image/png": "x"}, metadata={}), dict(output_type="stream", name="stdout", text=["6"])
+    live = [dict(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "VBox()"}, metadata={}),
+            dict(output_type="display_data", data={"application/javascript": "x"}, metadata={}), dict(output_type="stream", name="stderr", text=["50%"])]
+    nb = dict(cells=[dict(cell_type="code", id="a", source=[], metadata={}, execution_count=None, outputs=[picture, *live, table])], metadata={"widgets": {}}, nbformat=4, nbformat_minor=5)
+    (tmp_path / "a.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    quiet(tmp_path / "a.ipynb")
+    after = json.loads((tmp_path / "a.ipynb").read_text(encoding="utf-8"))
+    assert after["cells"][0]["outputs"] == [picture, table] and not after["metadata"]

@@ -221,7 +221,7 @@ def encode_latents(
         for i in range(done, len(meta["ids"])):
             x = dataset[i % n]["volume"][None].to(device)
             with autocast(device, precision): z = vqvae.to_latent(downsample(x.flip(-2) if i >= n else x, vqvae.in_shape))[0]
-            f.write(z.half().cpu().contiguous().numpy().tobytes())
+            f.write(z.half().cpu().contiguous().numpy().tobytes()); f.flush()
             bar.update()
         f.flush()
         f.seek(0); f.write(_file_start(scores, shape, text, checksum(read_tensors(part, verify=False), text)))

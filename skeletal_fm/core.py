@@ -11,7 +11,7 @@ __all__ = ['BOX', 'PRESETS', 'STREAMS', 'InputError', 'nearest', 'whole', 'Machi
            'require_disk', 'isolated', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #8a46f00f
-import errno, hashlib, json, math, operator, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, weakref
+import errno, hashlib, json, math, operator, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, warnings, weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -633,7 +633,11 @@ class Run:
         file = self.path/name
         text = content if isinstance(content, str) else json.dumps(content, indent=1, default=str) + "\n"
         if file.exists() and (keep or file.read_bytes() == text.encode()): return
-        with atomic(file) as p: p.write_bytes(text.encode())
+        try:
+            with atomic(file) as p: p.write_bytes(text.encode())
+        except OSError as e:
+            if not file.exists(): raise MachineFault(f"Cannot write {file}: {machine_fault(e) or e}") from e
+            warnings.warn(f"{file} stays as it was: {machine_fault(e) or e}", stacklevel=2)
 
     def is_done(self, name:str)->bool:
         "Whether a stage is finished."

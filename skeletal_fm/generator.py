@@ -175,7 +175,9 @@ def load_latents(
     with understood(path):
         x0, scores, ids = t["x0"], t["quality_scores"], list(about["ids"])
         if x0.ndim != 5 or not x0.is_floating_point() or scores.dtype != torch.int64 or not len(x0) == scores.numel() == len(ids): raise ValueError(f"{len(ids)} names, {list(scores.shape)} scores, latents {list(x0.shape)} of {x0.dtype}")
-        return Latents(x0, scores, ids, {k: v for k, v in about.items() if k != "ids"} | dict(latents=stored_checksum(path)[:12] or None))
+        bound = float(about.get("bound", 1.))
+        if not 0 < bound < math.inf: raise ValueError(f"a largest code of {bound}")
+        return Latents(x0, scores, ids, {k: v for k, v in about.items() if k != "ids"} | dict(bound=bound, latents=stored_checksum(path)[:12] or None))
 
 # %% ../nbs/10_generator.ipynb #87ceb14d
 def _file_start(scores:Tensor, shape:Sequence[int], text:str, digits:str="0"*64)->bytes:

@@ -202,6 +202,7 @@ def _check_tensors(path, about:dict, have:dict, want:dict, name:str)->None:
     said = [f"{what} {_few(names)}" for what, names in (("lacks", [k for k in want if k not in have]), ("has the unknown", [k for k in have if k not in want]), ("has other shapes of", shapes)) if names]
     odd = [k for k in want if k in have and want[k].dtype != have[k].dtype and not (want[k].is_floating_point() and have[k].is_floating_point())]
     if odd: said.append(f"has numbers of another kind in {_few([f'{k} ({have[k].dtype}, expected {want[k].dtype})' for k in odd])}")
+    if wild := [k for k, v in have.items() if v.is_floating_point() and not v.isfinite().all()]: said.append(f"has numbers that are not finite in {_few(wild)}")
     if said: raise InputError(f"{path} (version {about.get('version', 'unknown')}) does not fit {name} of this version ({_version()}): it {'; it '.join(said)}.")
 
 def load_model(

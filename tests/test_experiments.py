@@ -5,6 +5,7 @@ meshes, and wrong inputs: each refused in words, with a non-zero exit, and nothi
 """
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -123,6 +124,20 @@ def test_another_configuration_overwrites_nothing(nb, runs, tmp_path):
     result = papermill(nb, tmp_path / "executed.ipynb", preset="smoke", out_dir=folder / "run", seed=12345)
     assert result.returncode != 0 and "InputError" in said(result) and "seed" in said(result)
     assert files(folder / "run") == before
+
+
+@each
+def test_edited_results_are_refused(nb, runs, tmp_path):
+    "One bit of a finished stage: the page names the file, and computes nothing from it."
+    if nb.stem != "10_train_otfm":
+        pytest.skip("every page opens its stages by the same method: see core")
+    shutil.copytree(runs(nb) / "run", tmp_path / "run")
+    file = tmp_path / "run/denoiser/denoiser.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    result = papermill(nb, tmp_path / "executed.ipynb", preset="smoke", out_dir=tmp_path / "run")
+    assert result.returncode != 0 and "InputError" in said(result) and "denoiser.safetensors has changed" in said(result), said(result)[-2000:]
 
 
 @each

@@ -118,15 +118,17 @@ def _hanging(part, bare, beside, peak, s, thick=14.):
     lump, n = ndimage.label(side == 1, np.ones((3, 3, 3)))
     out, joint = np.zeros_like(part), ndimage.binary_dilation(side == 2, np.ones((3, 3, 3)))
     for k in range(1, n + 1):
-        far = ndimage.distance_transform_edt(~((lump == k) & joint), s)[lump == k].max()
-        if far >= 40 or (far >= 25 and (lump == k).sum()*s.prod() >= 3000): out |= lump == k
+        mine = lump == k
+        contact, size = mine & joint, mine.sum()*s.prod()
+        far = ndimage.distance_transform_edt(~contact, s)[mine].max()
+        if far >= 40 or (far >= 25 and size >= 3e3) or (size >= 2e4 and contact.sum() < .6*mine.sum()): out |= mine
     return out if out.any() else False
 
 def _furniture(p, bare, inner, volume, s, least=500.):
     "Voxels, within `p.box`, of furniture that stands alone (1) and of furniture that is joined with the patient's bone (2)."
     out, beside = np.zeros(p.label.shape, np.uint8), ndimage.binary_dilation(inner, np.ones((3, 3, 3)))[p.blocks]
     naked = np.bincount(p.label[bare], minlength=len(p.voxels))
-    for k in np.flatnonzero((p.volume >= least) & (naked > .02*p.voxels)):
+    for k in np.flatnonzero((p.volume >= least) & (naked*p.spacing.prod() > 100)):
         part, where = p.of(k)
         fine = tuple(slice(w.start*g, w.stop*g) for w, g in zip(where, p.f))
         mine = p.label[fine] == k

@@ -121,6 +121,12 @@ def _read_stl(data:bytes)->_Content:
     return _Content(triangles.reshape(-1, 3).astype(float), np.arange(3*len(triangles)).reshape(-1, 3), *rest)
 
 # %% ../nbs/02_mesh.ipynb #0a7fa937
+def _announced(says, what, n)->list[str]:
+    "A doubt if the comments count more of something than there is: `# Vertices: 642`, `# 642 vertices`."
+    counts = [int(a or b) for a, b in re.findall(rf"\b(?:{what})(?:[ \t]+count)?[ \t]*[:=]?[ \t]+(\d{{1,12}})\b|\b(\d{{1,12}})[ \t]+(?:{what})\b", says, re.I)]
+    if counts and n not in counts and max(max(counts), sum(counts)) > n: return [f"Its comments announce {' + '.join(map(str, counts[:4]))} {what.split('|')[0]}, it has {n}. Look whether it is whole."]
+    return []
+
 def _read_obj(data:bytes)->_Content:
     points, sizes, corners, others = [], [], [], set()
     lines = re.sub(rb"\\[ \t]*\n", b" ", data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).split(b"\n")     # a backslash continues a line
@@ -134,11 +140,12 @@ def _read_obj(data:bytes)->_Content:
             if any(k == 0 or k < -len(points) for k in index): raise ValueError(f"a polygon (about line {i}) has the corners {index[:9]}, where only {len(points)} points are known")
             corners += [k - 1 if k > 0 else len(points) + k for k in index]; sizes.append(len(index))
         elif key in (b"l", b"p", b"curv", b"curv2", b"surf", b"call"): others.add(key.decode())
-    what = b" ".join(line for line in lines if b"#" in line)
+    says = "\n".join(line.partition(b"#")[2].decode("latin1") for line in lines if b"#" in line)
     names = {line.strip() for line in lines if line.lstrip()[:2] in (b"o ", b"g ")}
-    notes = [f"The file holds {len(names)} objects or groups; they were joined."]*(len(names) > 1) + ["Points and lines without a surface were left out."]*bool(others & {"l", "p"})
+    notes = [f"The file holds {len(names)} objects or groups; they were joined."]*(len(names) > 1) + ["Points and lines without a surface were left out."]*(bool(others & {"l", "p"}) or min(sizes, default=3) < 3)
     doubts = ["Curved surfaces (curv, surf) or parts in another file (call) were left out. Export the surface as triangles."]*bool(others - {"l", "p"})
-    return _Content(np.array(points, float).reshape(-1, 3), _fans(sizes, corners), what.decode("latin1"), notes, doubts)
+    doubts += _announced(says, "vertices|vertex", len(points)) + _announced(says, "faces|face|polygons", len(sizes))
+    return _Content(np.array(points, float).reshape(-1, 3), _fans(sizes, corners), says, notes, doubts)
 
 # %% ../nbs/02_mesh.ipynb #13d36581
 _PLY = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2",
@@ -188,7 +195,7 @@ def _read_ply(data:bytes)->_Content:
     for name, n, properties in elements:
         found[name], at = _ply_rows(data, at, n, [(p, kind(k), kind(of)) for p, k, of in properties])
     points = np.stack([found["vertex"][c][1] for c in "xyz"], 1).astype(float)
-    lists = {name: next((v for p, v in found[name].items() if p.startswith("vertex_ind")), (np.zeros(0),)*2) for name in ("face", "tristrips") if name in found}
+    lists = {name: found[name][p] for name, _, properties in elements if name in ("face", "tristrips") for p, _, of in properties if of and (p.startswith("vertex_ind") or len(properties) == 1)}
     faces = [_fans(*lists["face"])] if "face" in lists else []
     if "tristrips" in lists:
         lengths, corners = lists["tristrips"]
@@ -442,7 +449,7 @@ def _content(path:Path)->_Content:
     if suffix(path) not in MESH_SUFFIXES: raise InputError(f"{path} is not a mesh file known here; expected one of {', '.join(MESH_SUFFIXES)}.")
     check_content(path)
     if path.stat().st_size > 2**30: raise InputError(f"{path} has {path.stat().st_size/2**30:.1f} GiB; a skull does not need so many triangles. Decimate it, or write it as binary STL or PLY.")
-    try: content = _READERS[suffix(path)](path.read_bytes())
+    try: content = _READERS[suffix(path)](path.read_bytes().removeprefix(b"\xef\xbb\xbf"))   # some editors begin a text with these
     except (ValueError, OverflowError) as e: raise InputError(f"Cannot read {path} as a mesh: {str(e)[:200]}. Export it again.") from e
     except (IndexError, KeyError, TypeError) as e: raise InputError(f"Cannot read {path} as a mesh ({type(e).__name__}: {str(e)[:80]}): it is damaged or incomplete. Export it again.") from e
     faces, n = content.faces, len(content.points)

@@ -324,6 +324,7 @@ def guard(home):
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC) or event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate")
         if (writes or event == "open") and isinstance(args[0], (str, bytes)):
             path = os.path.abspath(os.fsdecode(args[0]))
+            if event in ("os.remove", "os.rmdir") and args[1] not in (-1, None): return       # relative to a folder that is open: `rmtree`, which named that folder before
             if writes and not path.startswith((home, "/dev/", "/proc/")) or path.startswith(planted): outside.append(f"{event} {path}")
     sys.addaudithook(watch)
     try:
@@ -374,6 +375,7 @@ def child(jobs, home):
     import skeletal_fm.dataset, skeletal_fm.generator, skeletal_fm.scan, skeletal_fm.unet, skeletal_fm.weights  # noqa: E401, F401  imported before the guard looks
     import torch
     torch.set_num_threads(1)
+    os.chdir(home)
     outside = guard(home)
 
     def too_long(*_): raise TooLong

@@ -53,6 +53,11 @@ class _Content:
     notes: list[str] = field(default_factory=list)  # remarks for the report
     doubts: list[str] = field(default_factory=list) # what somebody must decide
 
+def _rest(content, data, end)->None:
+    "Say that bytes follow the last triangle; a doubt if they could hold another."
+    rest = len(data) - end
+    if rest > 0: (content.doubts if len(data[end:].strip(b"\0 \r\n")) >= 50 else content.notes).append(f"{rest} bytes after the last of {len(content.faces)} triangles were ignored.")
+
 def _take(data:bytes, kind, n:int, at:int)->np.ndarray:
     "`n` numbers of a kind from byte `at` on."
     if n < 0 or at + n*np.dtype(kind).itemsize > len(data): raise ValueError("it ends too early: damaged or incomplete")
@@ -86,39 +91,41 @@ def _strips(corners)->np.ndarray:
 # %% ../nbs/02_mesh.ipynb #0be0b3a0
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
+def _soup(corners, says, solids)->_Content:
+    "Triangles that share no points."
+    points = corners.reshape(-1, 3).astype(float)
+    return _Content(points, np.arange(len(points)).reshape(-1, 3), says.decode("latin1"), [f"The file holds {solids} solids; they were joined."]*(solids > 1))
+
 def _solids(data)->list[int]:
     "Where each solid of a binary STL begins: several only if they fill the file to its end."
     at, starts = 0, []
     while len(data) - at >= 84 and (n := int.from_bytes(data[at+80:at+84], "little")) and at + 84 + 50*n <= len(data): starts.append(at); at += 84 + 50*n
     return starts if at == len(data) else [0]
 
-def _stl_triangles(data)->tuple:
-    "Triangles `[m,3,3]` of a binary STL, what it says, notes and doubts."
+def _stl_binary(data)->_Content:
     starts = _solids(data)
     size = lambda at: int.from_bytes(data[at+80:at+84], "little")
     n, end = size(0), 84 + 50*sum(map(size, starts)) + 84*(len(starts) - 1)
     if end > len(data): raise ValueError(f"its header announces {n} triangles, the file has room for {max(0, len(data) - 84)//50}: damaged or incomplete")
-    triangles = np.concatenate([_take(data, _TRIANGLE, size(at), at + 84)["corners"] for at in starts])
-    notes, doubts = [f"The file holds {len(starts)} solids; they were joined."]*(len(starts) > 1), []
-    if rest := len(data) - end:
-        more = _take(data, _TRIANGLE, rest//50, end)["corners"]
-        if rest % 50 == 0 and data[end:].strip(b"\0") and np.isfinite(more).all() and (not n or np.abs(more).max() <= 2*np.abs(triangles).max()):
-            triangles = np.concatenate([triangles, more]); doubts.append(f"The header announces {n} triangles, the file holds {len(triangles)}; all were read. Look whether the surface is whole.")
-        else: notes.append(f"{rest} bytes after the last of {n} triangles were ignored.")
-    return triangles, b" ".join(data[at:at+80] for at in starts).decode("latin1"), notes, doubts
+    corners = np.concatenate([_take(data, _TRIANGLE, size(at), at + 84)["corners"] for at in starts])
+    content = _soup(corners, b" ".join(data[at:at+80] for at in starts), len(starts))
+    more = _take(data, _TRIANGLE, (len(data) - end)//50, end)["corners"]
+    triangles = len(data) - end == 50*len(more) and data[end:].strip(b"\0") and np.isfinite(more).all() and (not n or np.abs(more).max() <= 2*np.abs(corners).max())
+    if not triangles: _rest(content, data, end); return content
+    content = _soup(np.concatenate([corners, more]), data[:80], 1)
+    content.doubts.append(f"The header announces {n} triangles, the file holds {len(content.faces)}; all were read. Look whether the surface is whole.")
+    return content
 
-def _stl_words(data)->tuple:
-    "The same of a text STL."
+def _stl_text(data)->_Content:
     facets, solids = len(re.findall(rb"\bfacet\s+normal\b", data, re.I)), re.findall(rb"(?<!end)\bsolid\b[ \t]*([^\r\n]{0,200})", data, re.I)
     corners = re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", data, re.I)
     closed = len(re.findall(rb"\bendsolid\b", data, re.I))
     if not closed or len(corners) != 3*facets: raise ValueError(f"it has {facets} triangles but {len(corners)} corners, and {closed} of its solids end: damaged or incomplete")
-    return np.array(corners, float).reshape(-1, 3, 3), b" ".join(solids).decode("latin1"), [f"The file holds {closed} solids; they were joined."]*(closed > 1), []
+    return _soup(np.array(corners, float), b" ".join(solids), closed)
 
 def _read_stl(data:bytes)->_Content:
-    text = data[:99].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(b"solid") and len(data) != 84 + 50*int.from_bytes(data[80:84], "little") and b"\0" not in data[:1000]
-    triangles, *rest = _stl_words(data) if text else _stl_triangles(data)
-    return _Content(triangles.reshape(-1, 3).astype(float), np.arange(3*len(triangles)).reshape(-1, 3), *rest)
+    text = data[:99].lstrip(b" \t\r\n").lower().startswith(b"solid") and len(data) != 84 + 50*int.from_bytes(data[80:84], "little") and b"\0" not in data[:1000]
+    return _stl_text(data) if text else _stl_binary(data)
 
 # %% ../nbs/02_mesh.ipynb #0a7fa937
 def _announced(says, what, n)->list[str]:
@@ -200,7 +207,9 @@ def _read_ply(data:bytes)->_Content:
     if "tristrips" in lists:
         lengths, corners = lists["tristrips"]
         faces.append(_strips(np.insert(_whole(corners), np.cumsum(_whole(lengths)), -1)))
-    return _Content(points, np.concatenate([np.zeros((0, 3), int), *faces]), says, [f"{len(data) - at} bytes after the last element were ignored."]*(at < len(data) and form != "ascii"))
+    content = _Content(points, np.concatenate([np.zeros((0, 3), int), *faces]), says)
+    if form != "ascii": _rest(content, data, at)
+    return content
 
 # %% ../nbs/02_mesh.ipynb #57250e52
 def _read_off(data:bytes)->_Content:
@@ -263,8 +272,8 @@ def _vtk_cells(file, n, size)->tuple:
 
 def _read_vtk(data:bytes)->_Content:
     file, points, faces = _VtkFile(data), np.zeros((0, 3)), [np.zeros((0, 3), int)]
-    kind = file.line()[1:2]
-    if kind != ["POLYDATA"]: raise ValueError(f"it holds no polygons but a {' '.join(kind)[:30] or 'header without a DATASET'}; export the surface as POLYDATA (in ParaView: Extract Surface), a volume as NRRD or NIfTI")
+    word, *kind = file.line() or [""]
+    if word != "DATASET" or kind[:1] != ["POLYDATA"]: raise ValueError(f"it holds no polygons but a {' '.join(kind)[:30] or 'header without a DATASET'}; export the surface as POLYDATA (in ParaView: Extract Surface), a volume as NRRD or NIfTI")
     while words := file.line():
         if words[0] == "POINTS": points = file.numbers(3*int(words[1]), words[2]).reshape(-1, 3).astype(float)
         elif words[0] in ("VERTICES", "LINES", "POLYGONS", "TRIANGLE_STRIPS"):

@@ -27,6 +27,7 @@ from .core import BOX, Grid, InputError, Preset, alone, atomic, find, fingerprin
 from .dicom import cq500_reads
 from .mesh import VOLUME_SUFFIXES, center, scale_of, suffix
 from .scan import as_labels
+from .shape import mesh_doubts
 from .viz import decimate, render, save_png
 from .volume import dice, pack_bits, to_signed, unpack_bits, voxelize
 
@@ -187,6 +188,7 @@ def _place(job)->dict:
         if where in ("phantom", "keep"):
             g = grade(mesh)
             out.update(estimate=int(g.quality_score), confidence=round(float(g.confidence), 3))
+        out["doubts"] = mesh_doubts(mesh, head=out["estimate"] > 0 and out["alignment"] == "accepted")
         coarse = lambda n: types.SimpleNamespace(**dict(zip(("vertices", "faces"), decimate(mesh.vertices, mesh.faces, n))))
         _save_mesh(Path(job["folder"])/"meshes"/f"{job['id']}.npz", coarse(50_000), rotation=R, translation=t)
         drawn, mm = coarse(400_000), 250. if mesh.extents.max() > 160 else 150.                       # heads at one scale, jaws at another
@@ -387,8 +389,9 @@ def _files(source, out, preset, grid, found, labels, refused, options, reference
     refused += [(names[r["id"]], r["reason"]) for r in placed if "reason" in r]
     reads = cq500_reads(source)
     seen = lambda k: [f"CQ500's readers saw: {c}" for c in ("CalvarialFracture", "Fracture") if reads is not None and k in reads.index and c in reads and reads[c][k]][:1]
-    whose = {r["id"]: r["patient"] for r in read}; notes, doubts = ({r["id"]: "; ".join(r.get(k, []) + more(r["id"])) for r in read} for k, more in (("notes", seen), ("doubts", lambda k: [])))
-    rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], doubts=doubts[r["id"]], said=labels[r["id"]]) for r in placed if "bounds" in r]
+    of = {r["id"]: r for r in read}
+    whose = {k: r["patient"] for k, r in of.items()}; notes = {k: "; ".join(r["notes"] + seen(k)) for k, r in of.items()}
+    rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], doubts="; ".join(of[r["id"]]["doubts"] + r["doubts"]), said=labels[r["id"]]) for r in placed if "bounds" in r]
     table = _parts(pd.DataFrame([_decide(r, sure) for r in rows]), test, seed)
     train = table[table["split"] == "train"]
     if not len(train): train, remarks = table, remarks + ["No skull was accepted. Look at the report and say in labels.csv which are good."]

@@ -13,10 +13,11 @@ from scipy.spatial.transform import Rotation
 from skeletal_fm.align import align, grade, sample_points
 from skeletal_fm.bone import bone_steps, read_skull
 from skeletal_fm.core import Grid, InputError, paper_grid, preset, to_mesh
-from skeletal_fm.dataset import SkullDataset, prepare
+from skeletal_fm.dataset import SkullDataset, prepare, relabel
 from skeletal_fm.features import quality_probabilities
 from skeletal_fm.plausibility import judge
 from skeletal_fm.scan import read_ct
+from skeletal_fm.shape import mesh_doubts
 from skeletal_fm.mesh import center, read_mesh
 from skeletal_fm.volume import component_shares, dice, voxelize
 
@@ -170,6 +171,9 @@ def test_head_is_aligned(name):
     v = there.vertices[there.vertices[:, 2] < 25]                    # the midplane is the middle: as much on the left as on the right
     near = v[(np.abs(v[:, 2] + 10) < 25)]
     assert abs(np.percentile(near[:, 1], 1) + np.percentile(near[:, 1], 99)) < 8
+    # nothing to doubt of the heads; the sculpted skull has no inner wall
+    doubts = mesh_doubts(there)
+    assert "it is solid" in doubts[0] and "where the brain was" in doubts[1] if "makerbot" in name else not doubts, doubts
     # the domain network, which knows phantoms only, is at most one score off
     read = int(np.argmax(quality_probabilities(voxelize(there, paper_grid(2.04)), paper_grid(2.04)))) + 1
     assert abs(read - score) <= 1, read
@@ -189,6 +193,7 @@ def test_jaw_lands_on_the_jaw(name):
     assert -120 < lo[2] < -88 and -30 < hi[2] < 5                    # chin and condyles
     assert abs(lo[1] + hi[1]) < 12 and hi[0] > 65 and -15 < lo[0] < 20
     assert grade(there).quality_score == 0
+    assert not mesh_doubts(there, head=False)
 
 
 def test_prepare_jaws(tmp_path, capsys):
@@ -199,6 +204,19 @@ def test_prepare_jaws(tmp_path, capsys):
     volumes = data.manifest.voxels*np.prod(data.grid.spacing)
     assert volumes.between(35e3, 85e3).all() and (data.manifest.clipped < .02).all()
     assert "8 skulls stored" in capsys.readouterr().out
+
+
+def test_prepare_solid_skull(tmp_path, capsys):
+    "It fits the reference well, and waits all the same."
+    (tmp_path/"in").mkdir()
+    shutil.copyfile(DATA/"meshes/skull_makerbot_scaled.stl", tmp_path/"in/sculpture.stl")
+    out = prepare(tmp_path/"in", tmp_path/"out", preset("smoke"), units=46, workers=1)
+    row = pd.read_csv(out/"manifest.csv").iloc[0]
+    assert (row.alignment, row.verdict, row["split"]) == ("accepted", "doubtful", "review") and "it is solid" in row.doubts
+    assert "doubtful sculpture.stl: it is solid" in capsys.readouterr().out
+    (tmp_path/"said.csv").write_text("file,quality_score,verdict\nsculpture.stl,,accepted\n")
+    relabel(out, tmp_path/"said.csv")
+    assert pd.read_csv(out/"manifest.csv").verdict[0] == "accepted"
 
 
 def test_prepare_mixture(tmp_path, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import InputError, atomic, fingerprint
+from .core import InputError, atomic, find, fingerprint
 from .dicom import find_studies, is_dicom
 from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, suffix
 
@@ -112,7 +112,7 @@ def read_labels(
     found,  # from `find_files`
 )->dict: # {id: {"quality_score", "units", "patient", "verdict"}}; 0 or None where nothing was said
     "What the labels say of the files that are there."
-    file = Path(source)/"labels.csv" if labels is None else Path(labels)
+    file = Path(source)/"labels.csv" if labels is None else find(labels)
     out = {f.id: dict(quality_score=0, units=None, patient=None, verdict=None) for f in found}
     if labels is None and not file.exists(): return out
     known = {}

@@ -430,7 +430,7 @@ def prepare(
     given = dict(preset=dict(spacing=preset.spacing, full_shape=preset.grid.shape, in_shape=preset.in_shape), grid=grid and grid.to_dict(), seed=seed)
     if is_phantom: config = dict(source="phantom", n_train=preset.n_train, n_test=preset.n_test, **given)
     else:
-        source, reference = Path(source), str(reference)
+        source, reference = find(source), str(reference if reference in ("phantom", "center", "keep") else find(reference))
         scale_of(units); as_labels(labels_of_bone)
         if reference not in ("phantom", "center", "keep") and not Path(reference).exists(): raise InputError(f"reference should be 'phantom', 'center', 'keep' or the file of a skull; there is no file {reference}.")
         found, refused = find_files(source)

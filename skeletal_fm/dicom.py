@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from .core import InputError, fingerprint, isolated
+from .core import InputError, find, fingerprint, isolated
 
 # %% ../nbs/02_dicom.ipynb #6c676902
 TAGS = {0x00020002: ("MediaClass", "t"), 0x00020010: ("TransferSyntax", "t"), 0x00080005: ("CharacterSet", "t"), 0x00080008: ("ImageType", "t"),
@@ -968,7 +968,7 @@ def read_dicom(
 )->tuple[sitk.Image,dict]: # int16 HU, axes at right angles, even spacing; and `notes`, `patient`, `study`, `series`, `tilt`, ...
     "One CT series as a straight volume in HU, in patient coordinates (LPS)."
     given = isinstance(series, Series)
-    if not given and not isinstance(source, (str, os.PathLike)): source = list(source)
+    if not given: source = find(source) if isinstance(source, (str, os.PathLike)) else list(source)
     name, found = (series.folder, [series]) if given else (_name(source), None)
     try:
         found = found or list_series(source)

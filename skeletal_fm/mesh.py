@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from .core import InputError, atomic, canonical_to_lps
+from .core import InputError, atomic, canonical_to_lps, find
 
 # %% ../nbs/02_mesh.ipynb #7718a43f
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -475,7 +475,7 @@ def read_mesh(
     axes=None,  # where x, y and z of the file grow: L/R, A/P, S/I; None takes what the file says, or LPS
 )->trimesh.Trimesh: # mm in the canonical frame, repaired; `metadata["notes"]` says what was done, `metadata["doubts"]` what somebody must decide
     "A surface file, checked."
-    path, axes = Path(path), str(axes).upper() if axes else None
+    path, axes = find(path), str(axes).upper() if axes else None
     scale_of(units); _axes_matrix(axes or "LPS")                                      # foolish parameters first
     content = _content(path)
     points = content.points

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.optimize import linear_sum_assignment
 
-from .core import Grid, InputError, canonical_to_lps, lps_to_canonical
+from .core import Grid, InputError, canonical_to_lps, find, lps_to_canonical
 from .dicom import is_dicom, read_dicom
 from .readers import ROUNDING, frame, read_stored, slant, slice_axes
 from .mesh import MESH_SUFFIXES, VOLUME_SUFFIXES, read_mesh, suffix, write_mesh # also importable from here: whatever a scan is
@@ -87,6 +87,7 @@ def read_volume(
     straight:bool=True, # resample a slanted volume onto straight axes; False keeps its voxels and says in `turn` how it lies
 )->Scan: # values as stored, kind "volume"; `notes` and `doubts` about where it lies
     "Any scalar volume, turned to the canonical frame; values are not judged."
+    path = find(path)
     stored = read_stored(path)
     try: scan = _canonical(stored.values, stored.affine, path, straight)
     except InputError as e: raise InputError(f"{path}: {e}") from e
@@ -193,7 +194,7 @@ def read_ct(
     straight:bool=True, # resample a slanted scan onto straight axes; False keeps its voxels and says in `turn` how it lies
 )->Scan: # kind "ct" or "mask"; `notes` and, for DICOM, `about` filled in
     "A head CT or a bone mask in the canonical frame."
-    labels = as_labels(labels)
+    labels, path = as_labels(labels), find(path) if isinstance(path, (str, os.PathLike)) else path
     scan = _read_dicom(path, series, straight) if _is_dicom(path) else read_volume(path, straight)
     path, v = scan.path, scan.volume
     lo, hi = float(v.min()), float(v.max())

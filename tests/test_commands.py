@@ -76,8 +76,10 @@ def test_make_knows(command):
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     "The repository as git gives it, with this environment as its .venv, and phantoms where the user's files would be."
+    import SimpleITK as sitk
     import trimesh
-    from skeletal_fm.phantom import sample_parameters, skull
+    from skeletal_fm.dicom import write_dicom
+    from skeletal_fm.phantom import SkullParameters, ct, sample_parameters, skull
     clone = tmp_path_factory.mktemp("clone") / "skeletal-fm"
     for name in tracked():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,11 @@ def clone(tmp_path_factory):
     for i in range(6):
         mesh = skull(sample_parameters(3 + i % 3, rng), 3.)
         trimesh.Trimesh(mesh.vertices * [-1, 1, 1], mesh.faces[:, ::-1], process=False).export(scans / f"skull_{i}.stl")
-    for name in ("scan", "study"):
-        shutil.copytree(scans, clone / "path/to" / name, ignore=lambda _, names: [n for n in names if n != "skull_5.stl"])
+    hu, h = ct(SkullParameters(), 5.1, noise=15, seed=0), 5.1
+    image = sitk.GetImageFromArray(np.ascontiguousarray(hu[::-1].transpose(2, 0, 1)))        # [AP,LR,SI] to [z,y,x], y backwards
+    image.SetSpacing([h, h, h])
+    write_dicom(clone / "path/to/study", image, positions=np.arange(0, h * hu.shape[2], 4.))
+    shutil.copytree(clone / "path/to/study", clone / "path/to/scan")
     return clone
 
 

@@ -480,7 +480,7 @@ def _divide(slices:list[Slice])->list[list[Slice]]:
     counted = Counter(str(x.header.get("Instance")) for x in unique if x.header.get("Instance"))
     if len(unique) >= 2*len(counted) - 2 and len(counted) > len(unique)/8 and sum(k > 1 for k in counted.values()) >= 3:       # two sets of numbers
         for way in (lambda x: x.header["path"].parent, lambda x: x.header.get("SOPInstance", "").rpartition(".")[0]):
-            if even(parts := _by(unique, way)) and _between(parts) and all(len({str(x.header.get("Instance")) for x in p}) == len(p) for p in parts): return whole(parts)
+            if even(parts := _by(unique, way)) and all(len({str(x.header.get("Instance")) for x in p}) == len(p) for p in parts): return whole(parts)
     return [slices]
 
 def _by(slices, key)->list[list[Slice]]:
@@ -586,13 +586,14 @@ def _dicom_files(folder:Path)->tuple[list[Path],list[Path]]:
 
 def _one_by_one(headers:list[dict])->int:
     "Give slices one series number if each has one of its own and they agree in all else; how many."
-    alone = [h for h in headers if h.get("Series") and h.get("Position") and not _kind(h) and not h.get("PerFrame")]
-    often, done, alike = Counter(h["Series"] for h in alone), 0, {}
+    alone = [h for h in headers if h.get("Series") and len(h.get("Position") or []) == 3 and not _kind(h) and not h.get("PerFrame")]
+    often, studies, done, alike = Counter(h["Series"] for h in alone), Counter(h.get("Study", "") for h in alone), 0, {}
+    same = ("PatientID", "PatientName", "BirthDate", "Rows", "Columns", "PixelSpacing", *MAKERS[2:])
     for h in alone:
-        same = tuple(str(h.get(k)) for k in ("PatientID", "PatientName", "BirthDate", "SeriesNumber", "Acquisition", "Rows", "Columns", "PixelSpacing", *(k for k in MAKERS if k not in ("Study", "Frame"))))
-        if often[h["Series"]] == 1: alike.setdefault((h["path"].parent, *same, *np.round((h.get("Orientation") or [0.])[:6], 2)), []).append(h)
+        study = h.get("Study", "") if studies[h.get("Study", "")] > 1 else ""               # the study's number may be one per slice, too
+        if often[h["Series"]] == 1: alike.setdefault((study, *(str(h.get(k)) for k in same), *np.round((h.get("Orientation") or [0.])[:6], 2)), []).append(h)
     for g in alike.values():
-        if len(g) < 8 or len({str(h.get("Instance")) for h in g}) < len(g): continue
+        if len(g) < 8 or len({tuple(np.round(h["Position"], 1)) for h in g}) < len(g): continue
         for h in g[1:]: h["Series"], h["Study"], h["Frame"] = g[0]["Series"], g[0].get("Study", ""), g[0].get("Frame", "")
         g[0]["joined"] = len(g); done += len(g)
     return done
@@ -920,12 +921,16 @@ def _distinct(slices:list[Slice], s:np.ndarray, notes:list):
         yield k, i, hu
     if dropped: notes.append(f"{dropped} slice{'s were' if dropped > 1 else ' was'} stored twice; the cop{'ies' if dropped > 1 else 'y'} left out.")
 
-def _alternating(thumbs)->bool:
-    "Whether slices are less like their neighbours than like the next but one: two scans between each other."
+def _strange(thumbs, s)->tuple[bool,int]:
+    "Whether slices are less like their neighbours than like the next but one (two scans between each other); and the slice after which another scan seems to begin, or 0."
     difference = lambda k: np.array([np.abs(a - b).mean() for a, b in zip(thumbs[:-k], thumbs[k:])])
     near, far = difference(1), difference(2)
-    odd = far < .7*np.minimum(near[:-1], near[1:])
-    return bool(len(odd) >= 6 and odd.sum() >= max(5, .15*len(odd)))
+    odd = far < .85*np.minimum(near[:-1], near[1:])
+    pace = near/np.minimum(np.diff(s), 8.)
+    usual = np.array([np.median(np.delete(pace[max(0, i - 4):i + 5], min(i, 4))) for i in range(len(pace))])
+    full = np.array([np.mean(t > -300) for t in thumbs]); full = full > .5*full.max()          # not where the head begins
+    leap = np.where((near > 80) & full[1:] & full[:-1], pace/np.maximum(usual, 1e-6), 0)
+    return bool(odd.sum() >= max(5, .15*len(odd))), int(leap[3:-3].argmax()) + 4 if len(leap) > 8 and leap[3:-3].max() > 4 else 0
 
 def straighten(
     x:Series, # usable
@@ -955,7 +960,9 @@ def straighten(
             volume[j] = hu if s[k] - z[j] <= .12*step else before if z[j] - s[k-1] <= .12*step else np.round((1 - w)*before + w*hu)
             j += 1
         before = hu.astype(np.float32)
-    if _alternating(thumbs): raise InputError("its slices are less like their neighbours than like the next but one: two scans, perhaps two patients, lie between each other under one series number; separate them")
+    alternate, at = _strange(thumbs, s)
+    if alternate: raise InputError("its slices are less like their neighbours than like the next but one: two scans, perhaps two patients, lie between each other under one series number; separate them")
+    if at: x.doubts = list(dict.fromkeys([*x.doubts, f"between slice {at} and slice {at + 1} of {len(s)} the picture changes all at once: did the patient move, or does another scan begin there?"]))
     image = sitk.GetImageFromArray(volume); del volume
     image.SetSpacing([*px.tolist(), float(step)]); image.SetDirection(g.axes.T.ravel().tolist())
     image.SetOrigin((np.r_[middle + low*px, s[0]]@g.axes).tolist())
@@ -985,7 +992,7 @@ def read_dicom(
     h = x.slices[0].header
     if h.get("Intercept") is None: notes.append("The header gives no rescale intercept; stored values were taken for HU.")
     if h.get("Lossy") == "01": notes.append("The pixels were compressed with losses.")
-    return image, dict(notes=notes, doubts=x.doubts, patient=x.patient, study=fingerprint("skeletal_fm study", x.study), series=x.description or x.folder, number=x.number, kernel=x.kernel,
+    return image, dict(notes=notes, doubts=list(x.doubts), patient=x.patient, study=fingerprint("skeletal_fm study", x.study), series=x.description or x.folder, number=x.number, kernel=x.kernel,
                        tilt=x.tilt, slices=x.n, thickness=x.thickness, spacing=image.GetSpacing(), plane=x.plane, contrast=x.contrast) | (dict(heights=heights) if heights else {})
 
 # %% ../nbs/02_dicom.ipynb #1d3fb41d

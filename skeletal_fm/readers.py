@@ -98,8 +98,8 @@ def _check(path, affine, size, pixel)->None:
     "Refuse what no scan of a head is, before memory is spent on it."
     if min(size) < 8: raise InputError(f"{path} has {'x'.join(map(str, size))} voxels: a slice or a scout view, not a volume of a head. Give the whole series.")
     n = float(np.prod(size, dtype=float))
-    if n > 2**30: raise InputError(f"{path} claims {'x'.join(map(str, size))} voxels, which no scan of a head has; its header is damaged, or it must be cropped first.")
-    if n*pixel > 6*2**30: raise InputError(f"{path} would take {n*pixel/2**30:.1f} GiB of memory ({'x'.join(map(str, size))} voxels of {pixel} bytes); at most 6 GiB are read. Crop it to the head, or convert it to 16-bit whole numbers.")
+    if n*pixel > 2**31: raise InputError(f"{path} would take {n*pixel/2**30:.1f} GiB of memory ({'x'.join(map(str, size))} voxels of {pixel} bytes); at most 2 GiB are read. Crop it to the head, or convert it to 16-bit whole numbers.")
+    if n > 2**29: raise InputError(f"{path} claims {'x'.join(map(str, size))} voxels, which no scan of a head has; its header is damaged, or it must be cropped first.")
     if not np.isfinite(affine).all() or np.abs(affine).max() > 1e6: raise InputError(f"{path} does not say where it lies: {int((~(np.abs(affine) <= 1e6)).sum())} numbers of the origin and directions in its header are NaN, infinite or absurdly large. Correct the header, or export it again.")
     step = steps(affine)
     if not all(.05 <= s <= 12 for s in step): raise InputError(f"{path} says its voxels are {' x '.join(f'{s:g}' for s in step)} mm; expected 0.05 to 12 mm. Correct the spacing in the header (is it in metres or microns?).")

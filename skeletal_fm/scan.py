@@ -52,7 +52,7 @@ def _resample(values, affine, axes)->tuple[np.ndarray,np.ndarray]:
     with np.errstate(divide="ignore"): fine = (1/np.abs(inverse[:3, :3]@axes)).min(0)
     lo, hi = corners.min(0), corners.max(0)
     n = np.ceil((hi - lo)/fine - 1e-6) + 1
-    if np.prod(n) > 2**30: raise InputError(f"Turned onto straight axes the volume would have {'x'.join(f'{k:.0f}' for k in n)} voxels; resample it first.")
+    if np.prod(n) > 2**29: raise InputError(f"Turned onto straight axes the volume would have {'x'.join(f'{k:.0f}' for k in n)} voxels; resample it first.")
     image, how, low = sitk.GetImageFromArray(np.ascontiguousarray(values.T)), _blend(values), float(values.min())
     to_index = sitk.AffineTransform(inverse[:3, :3].ravel().tolist(), inverse[:3, 3].tolist())      # the image counts in voxels
     out = sitk.Resample(image if how == "labels" else sitk.Cast(image, sitk.sitkFloat32), n.astype(int).tolist(), to_index, sitk.sitkNearestNeighbor if how == "labels" else sitk.sitkLinear, (axes@lo).tolist(), fine.tolist(), axes.ravel().tolist(), low)
@@ -89,7 +89,8 @@ def read_volume(
     "Any scalar volume, turned to the canonical frame; values are not judged."
     path = find(path)
     stored = read_stored(path)
-    try: scan = _canonical(stored.values, stored.affine, path, straight)
+    values, stored.values = stored.values, None               # large: let go of it as soon as it was turned
+    try: scan = _canonical(values, stored.affine, path, straight)
     except InputError as e: raise InputError(f"{path}: {e}") from e
     scan.notes, scan.doubts = stored.notes, stored.doubts
     return scan

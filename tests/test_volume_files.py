@@ -212,8 +212,18 @@ def test_two_patients_under_one_number(tmp_path, heads):
     assert [x.n for x in list_series(flat)] == [30, 30]                     # by the root of the slices' own numbers
 
 
+def test_one_patient_above_the_other(tmp_path, heads):
+    "Lower half of one head, upper half of another, under one number: by the numbers of the images, or else a doubt."
+    for name, number in dict(again=lambda i, k: k, on=lambda i, k: 20*i + k).items():
+        (tmp_path/name).mkdir()
+        for i, image in enumerate(heads):
+            for f in write_dicom(tmp_path/f"{name}{i}", image, positions=np.arange(20)*3.9 + 80*i, tags=lambda k: {"0008|0018": f"2.25.{i}.{k + 1}", "0020|0013": str(number(i, k) + 1)}): f.rename(tmp_path/name/f"{i}{f.name}")
+        if name == "again": assert len([x for x in list_series(tmp_path/name) if not x.problem]) == 2
+        else: assert "all at once" in " ".join(read_ct(tmp_path/name).doubts)
+
+
 def test_every_slice_a_series(tmp_path, heads):
-    for name, tags in dict(series=lambda k: {}, studies=lambda k: {"0020|000d": f"2.25.5.{k + 1}", "0020|0052": f"2.25.6.{k + 1}"}).items():
+    for name, tags in dict(series=lambda k: {}, studies=lambda k: {"0020|000d": f"2.25.5.{k + 1}", "0020|0052": f"2.25.6.{k + 1}"}, numbers=lambda k: {"0020|0011": str(k + 1), "0020|0012": str(k + 1), "0020|0013": "1"}).items():
         write_dicom(tmp_path/name, heads[0], tags=lambda k: {"0020|000e": f"2.25.4.{k + 1}"} | tags(k))
         image, info = read_dicom(tmp_path/name)
         assert info["slices"] == 41 and "a series number (SeriesInstanceUID) of its own" in " ".join(info["notes"]) and not info["doubts"]

@@ -427,7 +427,7 @@ def write_json(path, obj)->None:
 def read_json(path):
     "What `write_json` wrote; a damaged file is named in the error."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as e: raise InputError(f"Cannot read {path} as JSON ({e}).") from e
+    except (OSError, ValueError, RecursionError) as e: raise InputError(f"Cannot read {path} as JSON ({e}).") from e
 
 def read_record(
     path, # a JSON file

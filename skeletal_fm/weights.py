@@ -245,7 +245,7 @@ def read_numbers(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, TypeError) as e:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError, TypeError, AssertionError, OverflowError) as e:
         if isinstance(e, pickle.UnpicklingError) and ("Unsupported" in str(e) or "global" in str(e).lower()):
             raise InputError(f"{path} holds more than numbers: opening it would run a program from inside it, so it is refused. {advice}") from e
         raise InputError(f"{path} is no weights file, or is damaged or cut off, perhaps by a broken download ({path.stat().st_size:,} bytes). {advice}") from e

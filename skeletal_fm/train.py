@@ -241,11 +241,11 @@ class Log:
             f.write(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()) + f",{time.monotonic() - self._began:.2f}\n")
 
     def _begin(self, step:int, names:list[str])->None:
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if self.path.exists() else []
         head = ",".join(names) + "\n"
-        kept = [l for l in lines[1:] if l.endswith("\n") and l.count(",") == len(names)-1 and int(l.split(",")[0]) < step] if lines and lines[0] == head else []
+        kept = [l for l in lines[1:] if l.endswith("\n") and l.count(",") == len(names)-1 and l.split(",")[0].isdecimal() and int(l.split(",")[0]) < step] if lines and lines[0] == head else []
         with atomic(self.path) as p: p.write_text("".join([head, *kept]), encoding="utf-8")
-        self._began = time.monotonic() - (float(kept[-1].rsplit(",", 1)[1]) if kept else 0.)
+        with understood(self.path): self._began = time.monotonic() - (float(kept[-1].rsplit(",", 1)[1]) if kept else 0.)
 
 # %% ../nbs/09_train.ipynb #24238d92
 def training_doubts(

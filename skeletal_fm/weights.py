@@ -305,7 +305,8 @@ def pretrained_models(
     index = Path(folder or pretrained_folder())/"index.json"
     known = read_json(index) if index.exists() else {}
     with understood(index):
-        for told in (told for parts in known.values() for told in parts.values()): str.__str__(told["file"]), str.__str__(told["sha256"])
+        for told in (told for parts in known.values() for told in parts.values()):
+            if not isinstance(told["file"], str) or not isinstance(told["sha256"], str): raise TypeError("file and sha256 should be texts")
         return {name: parts for name, parts in known.items() if part is None or part in parts}
 
 def pretrained(

@@ -470,7 +470,7 @@ def find(
 )->Path:
     "What a user names: as seen from the working folder, or else, as all that is written, from the project root."
     p = Path(path).expanduser()
-    return p if p.exists() else resolve(path)
+    return p if os.path.exists(p) else resolve(path)      # not `p.exists()`, which fails at names too long for any disk
 
 # %% ../nbs/00_core.ipynb #3a4a0e7b
 def _taken(file:Path):

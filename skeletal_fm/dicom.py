@@ -584,10 +584,10 @@ def _dicom_files(folder:Path)->tuple[list[Path],list[Path]]:
             elif p.suffix.lower() in (".dcm", ".ima") and p.is_file(): bad.append(p)
     return good, bad
 
-def _one_by_one(headers:list[dict])->int:
-    "Give slices one series number if each has one of its own and they agree in all else; how many."
+def _one_by_one(headers:list[dict])->None:
+    "Give slices one series number if each has one of its own and they agree in all else."
     alone = [h for h in headers if h.get("Series") and len(h.get("Position") or []) == 3 and not _kind(h) and not h.get("PerFrame")]
-    often, studies, done, alike = Counter(h["Series"] for h in alone), Counter(h.get("Study", "") for h in alone), 0, {}
+    often, studies, alike = Counter(h["Series"] for h in alone), Counter(h.get("Study", "") for h in alone), {}
     same = ("PatientID", "PatientName", "BirthDate", "Rows", "Columns", "PixelSpacing", *MAKERS[2:])
     for h in alone:
         study = h.get("Study", "") if studies[h.get("Study", "")] > 1 else ""               # the study's number may be one per slice, too
@@ -595,8 +595,7 @@ def _one_by_one(headers:list[dict])->int:
     for g in alike.values():
         if len(g) < 8 or len({tuple(np.round(h["Position"], 1)) for h in g}) < len(g): continue
         for h in g[1:]: h["Series"], h["Study"], h["Frame"] = g[0]["Series"], g[0].get("Study", ""), g[0].get("Frame", "")
-        g[0]["joined"] = len(g); done += len(g)
-    return done
+        g[0]["joined"] = len(g)
 
 def _group(headers:list[dict])->list[Series]:
     "Series from the headers of any number of files."

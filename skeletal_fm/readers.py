@@ -322,7 +322,8 @@ def _nrrd_place(path, h, n)->tuple[Stored,list]:
     units = set(re.findall(r'"([^"]*)"', h.get("space units", h.get("units", ""))))
     factor = {_LENGTHS[u.strip().lower()] for u in units if u.strip().lower() in _LENGTHS}
     if len(factor) == 1 and (f := factor.pop()) != 1: A[:3] *= f; out.notes.append(f"Lengths in {next(iter(units))}, as the header says, were converted to mm.")
-    out.affine = np.diag([*_SPACES.get(space, (1, 1, 1)), 1.])@A
+    A[:3] *= np.array(_SPACES.get(space, (1, 1, 1)))[:, None]
+    out.affine = A
     if space not in _SPACES or "space directions" not in h:
         why = f"its 'space' is {space!r}" if space and space not in _SPACES else "it has no 'space'" if not space else "it has no 'space directions'"
         out.notes.append(f"The NRRD header does not say how the head lies ({why}); x was taken to grow to the left, y to the back, z up, as ITK and 3D Slicer do.")

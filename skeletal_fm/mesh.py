@@ -259,7 +259,7 @@ class _VtkFile:
 def _vtk_cells(file, n, size)->tuple:
     "Numbers of corners and all corners of `n` polygons, in the old or the new (5.1) layout."
     before, words = file.at, file.line()
-    if words[:1] == ["OFFSETS"]:
+    if words and words[0].upper() == "OFFSETS":
         ends = _whole(file.numbers(n, words[1])); words = file.line()
         return np.diff(ends), file.numbers(size, words[1])
     file.at = before
@@ -273,18 +273,19 @@ def _vtk_cells(file, n, size)->tuple:
 def _read_vtk(data:bytes)->_Content:
     file, points, faces = _VtkFile(data), np.zeros((0, 3)), [np.zeros((0, 3), int)]
     word, *kind = file.line() or [""]
-    if word != "DATASET" or kind[:1] != ["POLYDATA"]: raise ValueError(f"it holds no polygons but a {' '.join(kind)[:30] or 'header without a DATASET'}; export the surface as POLYDATA (in ParaView: Extract Surface), a volume as NRRD or NIfTI")
+    if word.upper() != "DATASET" or [k.upper() for k in kind[:1]] != ["POLYDATA"]: raise ValueError(f"it holds no polygons but a {' '.join(kind)[:30] or 'header without a DATASET'}; export the surface as POLYDATA (in ParaView: Extract Surface), a volume as NRRD or NIfTI")
     while words := file.line():
-        if words[0] == "POINTS": points = file.numbers(3*int(words[1]), words[2]).reshape(-1, 3).astype(float)
-        elif words[0] in ("VERTICES", "LINES", "POLYGONS", "TRIANGLE_STRIPS"):
+        key = words[0].upper()
+        if key == "POINTS": points = file.numbers(3*int(words[1]), words[2]).reshape(-1, 3).astype(float)
+        elif key in ("VERTICES", "LINES", "POLYGONS", "TRIANGLE_STRIPS"):
             sizes, corners = _vtk_cells(file, *words[1:3])
-            if words[0] == "POLYGONS": faces.append(_fans(sizes, corners))
-            if words[0] == "TRIANGLE_STRIPS": faces.append(_strips(np.insert(_whole(corners), np.cumsum(sizes), -1)))
-        elif words[0] == "FIELD":
+            if key == "POLYGONS": faces.append(_fans(sizes, corners))
+            if key == "TRIANGLE_STRIPS": faces.append(_strips(np.insert(_whole(corners), np.cumsum(sizes), -1)))
+        elif key == "FIELD":
             for _ in range(int(words[2])): name, width, n, kind = file.line(); file.numbers(int(width)*int(n), kind)
-        elif words[0] == "METADATA":
+        elif key == "METADATA":
             while file.line(blank=True): pass
-        elif words[0] in ("POINT_DATA", "CELL_DATA"): break
+        elif key in ("POINT_DATA", "CELL_DATA"): break
         else: raise ValueError(f"it has a section {words[0][:30]!r} that is unknown or out of place: damaged")
     return _Content(points, np.concatenate(faces), file.title)
 

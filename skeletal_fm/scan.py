@@ -126,7 +126,7 @@ def _not_hu(v, lo, hi)->str:
     if whole and lo >= 0 and hi <= 1000 and (len(few) <= 40 or len(few) <= 300 and np.mean(v[1:] == v[:-1]) > .97):   # few values, or large areas of one value
         labels = [f"{x:g}" for x in np.unique(v) if x]
         return f"it holds the labels {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''} besides 0: a label map. Say which of them are bone: labels_of_bone=\"{','.join(labels[:2])}\" where a data set or a page asks for it, read_skull(path, labels=({', '.join(labels[:2])})) in Python. Or write the bone as a mask of 0 and 1 (in 3D Slicer: Segment Editor, export one segment)."
-    if lo >= -1 and hi <= 1: return f"values lie between {lo:g} and {hi:g}: it was normalised. Use the scan as it was before, in HU."
+    if lo >= -1 and hi <= 1: return f"values lie between {lo:g} and {hi:g}: it was normalised, or is a mask with soft edges. Use the scan as it was before, in HU, or the mask cut at one half."
     if lo >= 0 and hi <= 255: return f"values lie between {lo:g} and {hi:g}: an 8-bit picture through some window. HU cannot be recovered; export the scan again with its rescale slope and intercept."
     if lo >= 0 and hi <= 4500: return f"values lie between {lo:g} and {hi:g}: a CT stored without its rescale intercept (then HU = value - 1024, as a rule), or no CT at all, for instance MR. If it is a CT, subtract 1024 and save it."
     if lo >= -500 and hi <= 3100: return f"values lie between {lo:g} and {hi:g}, nothing near air: cut to a window. Export the scan with all its values."

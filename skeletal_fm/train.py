@@ -263,7 +263,8 @@ def training_doubts(
         for name in {"loss", "error"} & set(log):
             c = curve(name)
             if len(c) < 2: continue
-            first, best, last = c.iloc[0], c.min(), c.iloc[-1]
+            first = log[name].astype(float).iloc[:window].quantile(.25, interpolation="lower")     # a training may explode in its second step
+            best, last = min(first, c.min()), c.iloc[-1]
             if not math.isfinite(last) or best > 0 and (last > 5*first or len(log) >= 40 and last > 3*best):
                 found.append(f"The {name} ended at {last:.4g}; it began at {first:.4g} and was {best:.4g} at best. This training went astray: train again in another out_dir with a smaller learning rate (ae_lr or flow_lr in overrides).")
         if "codes_used" in log and len(log) > 1:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from .catalog import read_table, write_table
+from .catalog import read_manifest, read_table, write_table
 from .core import Grid, InputError, find, read_json, to_mesh
 from .dataset import dataset_folder
 from .viz import PLANES, SkullPage
@@ -144,7 +144,7 @@ class Rating:
         rater:str="",      # written beside each label if given
     ):
         self.folder = dataset_folder(folder)
-        self.skulls = queue(pd.read_csv(self.folder/"manifest.csv", dtype=dict(id=str, source=str)), order)
+        self.skulls = queue(read_manifest(self.folder/"manifest.csv"), order)
         if not self.skulls: raise InputError(f"{folder} holds no skull to label.")
         self.labels = Labels(find(labels) if labels else self.folder/"labels.csv", rater)
         self.at = next((i for i, s in enumerate(self.skulls) if not self.labels.done(s.file)), 0)

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -696,8 +697,8 @@ class SkullDataset(torch.utils.data.Dataset):
         "One skull as voxels of bone."
         i = range(len(self))[i]
         file = self.folder/self.manifest.file[i]
-        try: bits = np.load(file)
-        except (OSError, ValueError, EOFError) as e:
+        try: bits = np.load(file, mmap_mode="r")                         # asks for no memory that the file does not fill
+        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as e:
             if fault := machine_fault(e): raise MachineFault(f"Cannot read {file}: {fault}") from e
             raise InputError(f"Cannot read {file} ({e}); the data set is damaged. Delete the folder and prepare it again.") from e
         if i not in self.seen and fingerprint(bits) != self.manifest.fingerprint[i]: raise InputError(f"{file} is not the volume that was stored: it was damaged or changed since. Delete the folder and prepare it again.")

@@ -687,15 +687,18 @@ def isolated(
     program:str,         # Python source; finds its arguments in `sys.argv[1:]`, tells results by files or by `print`
     *args,               # for the program: paths, numbers, texts
     what,                # the file that is read, for the error
-    seconds:float=60.,   # by the clock, and of the processor
+    seconds:float=60.,   # of the processor
     memory:int=6 << 30,  # bytes of address space
+    patience:float=5.,  # as many seconds by the clock for one of the processor; later the machine is to blame, not the file
 )->str: # what the program printed
     "Run a reader that is not memory-safe in a limited process of its own."
     refuse = lambda why: InputError(f"Cannot read {what} ({why}): the file is damaged or incomplete. Copy or convert it again.")
     command = [sys.executable, "-c", _LIMITS + program, str(memory), str(math.ceil(seconds)), *map(str, args)]
     with tempfile.TemporaryFile() as said:
-        try: done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, timeout=seconds, env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1"))
-        except subprocess.TimeoutExpired: raise refuse(f"its reader was stopped after {seconds:g} seconds") from None
+        try: done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, timeout=patience*seconds, env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1"))
+        except subprocess.TimeoutExpired:
+            if os.name == "nt": raise refuse(f"its reader was stopped after {patience*seconds:g} seconds") from None
+            raise MachineFault(f"The reader of {what} had too little of the processor to end within {patience*seconds:g} seconds. Try again when the machine is less busy and its disks answer.") from None
         said.seek(max(0, said.seek(0, 2) - 4000)); lines = [x.strip() for x in said.read().decode(errors="replace").splitlines() if x.strip()]
     last, code = (lines or [""])[-1], done.returncode
     if code == 0: return done.stdout.decode(errors="replace")

@@ -203,7 +203,9 @@ def _read(job)->dict:
         mesh = read_skull(job["path"], job["units"], job["axes"], job["threshold"], labels=job["labels_of_bone"])
         about, file = mesh.metadata, record.with_suffix(".npz")
         _save_mesh(file, mesh)
-        return dict(made=[file], kind=about.get("kind", ""), patient=about.get("patient") or "", **{k: [str(n) for n in about.get(k, [])] for k in ("notes", "doubts")},
+        if "picture" in about: save_png(about["picture"], record.parent.parent/"views"/f"{job['id']}.bone.png")
+        cut = "; ".join(f"{c['cm3']:.1f} cm3 of {c['what']}: {c['why']}" for c in about.get("cut", []))
+        return dict(made=[file], kind=about.get("kind", ""), cut=cut, patient=about.get("patient") or "", **{k: [str(n) for n in about.get(k, [])] for k in ("notes", "doubts")},
                     skull=fingerprint(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32)))
     return _recorded(job, "read", work)
 
@@ -310,27 +312,33 @@ _STYLE = """body{font:15px/1.45 system-ui,sans-serif;color:#222;margin:2rem auto
 .card img{width:100%;background:#fff}.card.doubtful{border-color:#d98200}.card.unsuitable{opacity:.55}table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
 b.doubtful{color:#b36b00}small{color:#666}"""
 
-def _card(row)->str:
+def _before_after(folder, row)->str:
+    "What the scan's bone was and what became of it, where it comes from a volume."
+    name, e = f"{row['id']}.bone.png", lambda x: html.escape(str(x))
+    picture = f'<br><img loading="lazy" src="views/{e(name)}" alt="bone before and after">' if (folder/"views"/name).exists() else ""
+    return picture + (f"<br><small>cut away: {e(row['cut'])}</small>" if row.get("cut") else "")
+
+def _card(row, folder)->str:
     "One skull of the report."
     q, notes = int(row["quality_score"]), [n for n in (row["reason"], row["notes"]) if n]
     score = f"QS {q}" + (f", estimated ({row['confidence']:.0%} sure)" if row["score_from"] == "estimate" else "") if q else "no score"
     fit = "" if pd.isna(row["residual"]) else f", {row['residual']:.1f} mm from the reference"
     e = lambda x: html.escape(str(x))
     return (f'<div class="card {e(row["verdict"])}"><img loading="lazy" src="views/{e(row["id"])}.png" alt="{e(row["id"])} from the front and from the left"><br>'
-            f'<b>{e(row["id"])}</b> <b class="{e(row["verdict"])}">{e(row["verdict"])}</b>, {e(row["split"])}<br>{score}{fit}' + "".join(f"<br><small>{e(n)}</small>" for n in notes) + "</div>")
+            f'<b>{e(row["id"])}</b> <b class="{e(row["verdict"])}">{e(row["verdict"])}</b>, {e(row["split"])}<br>{score}{fit}' + "".join(f"<br><small>{e(n)}</small>" for n in notes) + _before_after(folder, row) + "</div>")
 
 def _write_report(folder:Path, about:dict, table:pd.DataFrame, refused:list, remarks:list)->None:
     "`report.csv` and `report.html` from the manifest's rows (with remark and notes) and the refused files."
     title = f"Skulls from {Path(about['source']).name}"
     lines = table.assign(file=table.source, status=table.verdict)
-    lines = pd.concat([lines[["file", "id", "status", "split", "reason", "notes", "quality_score", "score_from", "confidence", "residual", "patient"]],
+    lines = pd.concat([lines[["file", "id", "status", "split", "reason", "notes", "cut", "quality_score", "score_from", "confidence", "residual", "patient"]],
                        pd.DataFrame([dict(file=f, status="refused", reason=r) for f, r in refused])], ignore_index=True)
     write_csv(folder/"report.csv", lines)
     e, groups = html.escape, {v: table[table.verdict == v] for v in ("doubtful", "accepted", "unsuitable")}
     counts = pd.crosstab(table.quality_score.map(lambda q: f"QS {q}" if q else "no score"), table["split"]).rename_axis(index=None, columns=None)
     body = [f"<h1>{e(title)}</h1><p>" + ", ".join([f"{len(t)} {v}" for v, t in groups.items() if len(t)] + ([f"{len(refused)} refused"] if refused else [])) + ".</p>", counts.to_html(border=0),
             *(f"<p>{e(r)}</p>" for r in remarks)]
-    cards = lambda t: '<div class="cards">' + "".join(_card(r) for r in t.to_dict("records")) + "</div>"
+    cards = lambda t: '<div class="cards">' + "".join(_card(r, folder) for r in t.to_dict("records")) + "</div>"
     if len(groups["doubtful"]): body.append("<h2>Doubtful: look at these</h2><p>They take no part until somebody decides: write <code>accepted</code> or <code>unsuitable</code> into the column <code>verdict</code> of <code>labels.csv</code> and call <code>relabel</code> on this folder.</p>" + cards(groups["doubtful"]))
     if refused: body.append("<h2>Refused</h2><table><tr><th>file</th><th>why</th></tr>" + "".join(f"<tr><td>{e(f)}</td><td>{e(r)}</td></tr>" for f, r in refused) + "</table>")
     for v in ("accepted", "unsuitable"):
@@ -339,7 +347,7 @@ def _write_report(folder:Path, about:dict, table:pd.DataFrame, refused:list, rem
     with atomic(folder/"report.html") as p: p.write_text(page, encoding="utf-8")
 
 # %% ../nbs/04_dataset.ipynb #8fd3a716
-_COLUMNS = ["id", "source", "patient", "quality_score", "score_from", "estimate", "confidence", "residual", "alignment", "verdict", "split", "file", "fingerprint", "voxels", "clipped", "remark", "doubts", "notes"]
+_COLUMNS = ["id", "source", "patient", "quality_score", "score_from", "estimate", "confidence", "residual", "alignment", "verdict", "split", "file", "fingerprint", "voxels", "clipped", "remark", "doubts", "notes", "cut"]
 _FOLDERS = ("volumes", "meshes", "views")
 _OWN = {".partial", ".lock", "dataset.json", "manifest.csv", "report.csv", "report.html", "labels.csv", "parameters.json", *_FOLDERS}
 
@@ -370,10 +378,10 @@ def _open(out:Path):
 def _finish(out:Path, table:pd.DataFrame, refused:list, about:dict, keep:dict, remarks=())->None:
     "Move the results in place and write the tables, `dataset.json` last."
     work = out/".partial"
-    for name, suffix_ in zip(_FOLDERS, (".bits.npy", ".npz", ".png")):
+    for name, suffixes in zip(_FOLDERS, ([".bits.npy"], [".npz"], [".png", ".bone.png"])):
         (out/name).mkdir(exist_ok=True)
-        for k in table.id:
-            if (p := work/name/(k + suffix_)).exists(): p.replace(out/name/p.name)
+        for f in (work/name/(k + s) for k in table.id for s in suffixes):
+            if f.exists(): f.replace(out/name/f.name)
         if not any((out/name).iterdir()): (out/name).rmdir()                # the phantom has no views: it can be drawn again at will
     write_csv(out/"manifest.csv", table.reindex(columns=_COLUMNS))
     for name, obj in keep.items(): write_json(out/name, obj)
@@ -397,7 +405,7 @@ def _phantoms(out, preset, grid, seed, workers):
     done = run_all(_fill, jobs, workers, "phantoms")
     for r in done:
         if "reason" in r: raise InputError(f"{r['id']}: {r['reason']}.")
-    rows = [dict(r, source="phantom", patient=i, quality_score=int(p.quality_score), score_from="phantom", estimate=0, confidence=1., residual=None, alignment="accepted", verdict="accepted", remark="", doubts="", notes="", split=part) for (i, part, p), r in zip(people, done)]
+    rows = [dict(r, source="phantom", patient=i, quality_score=int(p.quality_score), score_from="phantom", estimate=0, confidence=1., residual=None, alignment="accepted", verdict="accepted", remark="", doubts="", notes="", cut="", split=part) for (i, part, p), r in zip(people, done)]
     return pd.DataFrame(rows), {"parameters.json": {i: p.as_dict() for i, _, p in people}}
 
 # %% ../nbs/04_dataset.ipynb #8f1132e8
@@ -513,7 +521,7 @@ def _files(source, out, preset, grid, found, labels, refused, options, reference
     seen = lambda k: [f"CQ500's readers saw: {c}" for c in ("CalvarialFracture", "Fracture") if reads is not None and k in reads.index and c in reads and reads[c][k]][:1]
     of = {r["id"]: r for r in read}
     whose = {k: r["patient"] for k, r in of.items()}; notes = {k: "; ".join(r["notes"] + seen(k)) for k, r in of.items()}
-    rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], doubts="; ".join(of[r["id"]]["doubts"] + r["doubts"]), said=labels[r["id"]]) for r in placed]
+    rows = [dict(r, source=names[r["id"]], patient=labels[r["id"]]["patient"] or whose[r["id"]] or r["id"], notes=notes[r["id"]], cut=of[r["id"]].get("cut", ""), doubts="; ".join(of[r["id"]]["doubts"] + r["doubts"]), said=labels[r["id"]]) for r in placed]
     table = _parts(pd.DataFrame([_decide(r, sure) for r in rows]), test, seed)
     train = table[table["split"] == "train"]
     if not len(train): train, remarks = table, remarks + ["No skull was accepted. Look at the report and say in labels.csv which are good."]
@@ -661,7 +669,7 @@ def relabel(
 def _relabelled(folder, about, table):
     report = read_csv(folder/"report.csv")
     said = read_labels(folder/"labels.csv", folder, [types.SimpleNamespace(id=r.id, name=r.source) for r in table.itertuples()])
-    rows = [dict(r, said=said[r["id"]], patient=said[r["id"]]["patient"] or r["patient"]) for r in table.reindex(columns=_COLUMNS).fillna(dict(remark="", doubts="", notes="")).to_dict("records")]
+    rows = [dict(r, said=said[r["id"]], patient=said[r["id"]]["patient"] or r["patient"]) for r in table.reindex(columns=_COLUMNS).fillna(dict(remark="", doubts="", notes="", cut="")).to_dict("records")]
     table = _parts(pd.DataFrame([_decide(r, about["config"]["sure"]) for r in rows]), about["config"]["test"], about["config"]["seed"])
     notes = check_manifest(table)
     about.update(fingerprint=identity(table, about["grid"]), n=table["split"].value_counts().to_dict())

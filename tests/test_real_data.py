@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import trimesh
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from skeletal_fm.align import align, grade, sample_points
@@ -86,7 +87,23 @@ def test_coarse_head_steps():
     scan = read_ct(DATA/"ct"/"headsq_quarter.nii.gz")
     steps = bone_steps(scan)
     assert steps["inside"].sum() > .998*steps["dense"].sum() and steps["bone"].sum() > .99*steps["dense"].sum()
-    assert not scan.notes                                           # soft tissue, little noise, no metal above 3000 HU
+    assert all("loose pieces in the head" in n for n in scan.notes)  # soft tissue, little noise, no metal above 3000 HU
+    assert not (steps["cut"][skull_of(steps)] > 0).any()            # nothing of the skull's own connected bone
+
+
+def skull_of(steps):
+    "What is connected with the kept bone at the threshold, however thin."
+    piece, _ = ndimage.label(steps["dense"], np.ones((3, 3, 3)))
+    return piece == np.bincount(piece[steps["bone"]]).argmax()
+
+
+def test_nothing_is_cut_from_the_tilted_head():
+    scan = read_ct(DATA/"ct"/"ge_head_tilt_dicom.zip", straight=False)
+    steps = bone_steps(scan)
+    lost = steps["cut"][skull_of(steps)] > 0
+    assert lost.sum()*np.prod(scan.spacing) < 50                    # mm3: the nose is whole
+    holder = (steps["cut"] == 4).sum()*np.prod(scan.spacing)/1000
+    assert 25 < holder < 35                                         # cm3 of the holder beside the head, which has gone
 
 
 def test_tilted_dicom_is_straight():
@@ -94,7 +111,7 @@ def test_tilted_dicom_is_straight():
     assert mesh.metadata["kind"] == "ct" and len(mesh.metadata["patient"]) == 12
     assert any("18.5 degrees" in n for n in mesh.metadata["notes"]) and any("unevenly" in n for n in mesh.metadata["notes"])
     depth, width, height = mesh.extents
-    assert np.allclose((depth, width, height), (176, 155, 163), atol=3)   # the braincase, not the holder beside it (some 200 mm wide)
+    assert np.allclose((depth, width, height), (187, 155, 163), atol=3)   # the braincase and the nose, not the holder beside it (some 200 mm wide)
     top = mesh.vertices[mesh.vertices[:, 2] > .45*height]
     assert abs(top[:, 0].mean()) < .2*depth                          # upright: not skewed by the tilt
 

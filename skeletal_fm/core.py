@@ -473,10 +473,10 @@ def find(
     return p if os.path.exists(p) else resolve(path)      # not `p.exists()`, which fails at names too long for any disk
 
 # %% ../nbs/00_core.ipynb #3a4a0e7b
-def _taken(file:Path):
+def _taken(file:Path, patience:float):
     "The lock, taken; `Timeout` if another has it."
     for kind in (FileLock, SoftFileLock):
-        lock = kind(file, timeout=0)
+        lock = kind(file, timeout=patience)
         try: lock.acquire(); return lock
         except Timeout: raise
         except OSError as e:   # a network drive that knows no locks: there the file's being there is the lock
@@ -494,12 +494,13 @@ def holder(
 @contextmanager
 def alone(
     file, # path of the lock; made here, removed at the end
+    patience:float=0., # seconds to wait for others
 ):
     "Within this block no other process that asks for the same lock works."
     file = Path(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = _taken(file)
+        lock = _taken(file, patience)
     except Timeout:
         raise InputError(f"Another process ({holder(file) or 'of unknown name'}) is working in {file.parent}. Wait for it, or choose another folder.") from None
     except OSError as e: raise MachineFault(f"Cannot work in {file.parent}: {machine_fault(e) or e}") from e

@@ -458,6 +458,13 @@ def between_slices(
         out[..., j] = np.minimum((1 - w)*s0 + w*s1, -(1 - w)*h0 - w*h1)
     return out
 
+# %% ../nbs/03_bone.ipynb #7d1c52ae
+def _smoothed(field, sigma, again=2):
+    "Smooth a field, and give back what smoothing took from thin walls."
+    out = ndimage.gaussian_filter(field, sigma, mode="nearest")
+    for _ in range(again): out += ndimage.gaussian_filter(field - out, sigma, mode="nearest")
+    return out
+
 # %% ../nbs/03_bone.ipynb #75e61393
 def _true_slices(scan, axis):
     "Numbers and heights (mm) of the slices along `axis` that were taken, not interpolated."
@@ -484,7 +491,7 @@ def _slice_surface(scan, bone):
     wanted = np.arange(heights[used[0] - 1] - 2*step, heights[used[-1] + 1] + 2.5*step, step)
     field = np.moveaxis(between_slices(slices, heights, wanted, inplane), 2, axis)
     fine = np.where(np.arange(3) == axis, step, spacing)
-    field = ndimage.gaussian_filter(field, max(.7*inplane.mean(), .5)/fine, mode="nearest")
+    field = _smoothed(field, max(.7*inplane.mean(), .5)/fine)
     low = np.array(scan.origin) + [wanted[0] - step/2 if a == axis else (b.start - 3)*s for a, (b, s) in enumerate(zip(box, spacing))]
     skip = np.where(np.arange(3) == axis, 1, np.maximum(1, np.round(.8/spacing).astype(int)))   # the field is smooth: fine pixels may be skipped
     field = field[tuple(slice(None, None, k) for k in skip)]

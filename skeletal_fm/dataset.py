@@ -425,10 +425,10 @@ def _parts(table:pd.DataFrame, test:float, seed:int)->pd.DataFrame:
     return table.assign(split=chosen.reindex(table.index).fillna(table.verdict.map(dict(doubtful="review", unsuitable="excluded"))))
 
 def _once(rows:list, names:dict, refused:list)->list:
-    "Keep one of several files that hold the very same skull."
+    "Keep one of several files that hold the very same skull: the first without a doubt."
     first = {}
-    for r in rows:
-        if first.setdefault(r["skull"], r["id"]) != r["id"]: refused.append((names[r["id"]], f"the same skull, point for point, as {names[first[r['skull']]]}; kept once"))
+    for r in sorted(rows, key=lambda r: bool(r["doubts"])): first.setdefault(r["skull"], r["id"])
+    refused += [(names[r["id"]], f"the same skull, point for point, as {names[first[r['skull']]]}; kept once") for r in rows if first[r["skull"]] != r["id"]]
     return [r for r in rows if first[r["skull"]] == r["id"]]
 
 # %% ../nbs/04_dataset.ipynb #03ee61ec

@@ -427,8 +427,8 @@ def segment_bone(
 # %% ../nbs/03_bone.ipynb #fdd8637e
 _COLOURS = np.array([[225, 215, 195], [215, 45, 35], [235, 140, 20], [170, 60, 170], [90, 130, 190], [170, 60, 170]], np.float32)
 
-def _looked_at(bone, cut, spacing, axis, through=False):
-    "Voxels seen against `axis`, shaded by slope; `through` shows what was cut even behind bone."
+def _looked_at(bone, cut, spacing, axis, mm, through=False):
+    "Voxels seen against `axis` in pixels of `mm`, shaded by slope; `through` shows what was cut even behind bone."
     b, c = np.moveaxis(bone | (cut > 0), axis, 0)[::-1], np.moveaxis(cut, axis, 0)[::-1]
     first = b.argmax(0); depth = first*spacing[axis]
     a, d = np.delete(spacing, axis)
@@ -438,7 +438,8 @@ def _looked_at(bone, cut, spacing, axis, through=False):
     if through: light, code = np.where(c.any(0), 1, .35*light + .5), c.max(0)
     picture = np.where(b.any(0)[..., None], _COLOURS[code]*light[..., None], 255)
     picture = picture[::-1].swapaxes(0, 1)[::-1] if axis == 1 else picture.swapaxes(0, 1)[::-1]
-    return picture.clip(0, 255).astype(np.uint8)
+    rows, columns = ((np.arange(max(1, round(n*s/mm)))*mm/s).astype(int).clip(max=n - 1) for n, s in zip(picture.shape, (spacing[2], spacing[1 - axis])))
+    return picture[rows][:, columns].clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/03_bone.ipynb #89be4b38
 def bone_picture(
@@ -454,10 +455,7 @@ def bone_picture(
     fine = tuple(np.array(spacing)*f)
     inner = np.where(np.isin(c, [x["code"] for x in what_was_cut(cut, spacing) if x["cm3"] >= least and x["code"] != 4]), c, 0)
     shown = [(b, c, False), (b, 0*c, False)] + [(b, inner, True)]*bool(inner.any())
-    rows = [np.hstack([_looked_at(*x[:2], fine, axis, x[2]) for axis in (0, 1)]) for x in shown]
-    step = fine[2]/min(fine[:2])
-    picture = np.hstack(rows)
-    return np.repeat(picture, max(1, round(step)), 0)
+    return np.hstack([_looked_at(kept, gone, fine, axis, mm, through) for kept, gone, through in shown for axis in (0, 1)])
 
 # %% ../nbs/03_bone.ipynb #c865dba4
 def _crop(scan, bone, margin=2):

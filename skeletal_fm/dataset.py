@@ -338,6 +338,7 @@ def _write_report(folder:Path, about:dict, table:pd.DataFrame, refused:list, rem
     counts = pd.crosstab(table.quality_score.map(lambda q: f"QS {q}" if q else "no score"), table["split"]).rename_axis(index=None, columns=None)
     body = [f"<h1>{e(title)}</h1><p>" + ", ".join([f"{len(t)} {v}" for v, t in groups.items() if len(t)] + ([f"{len(refused)} refused"] if refused else [])) + ".</p>", counts.to_html(border=0),
             *(f"<p>{e(r)}</p>" for r in remarks)]
+    if table["cut"].fillna("").any(): body.append("<p>Below the skull of a scan, in small: all bone above the threshold, what was kept and, if it is more than 0.5 cm³, what was cut within the head. Colours: red furniture joined with the skull, orange streaks of metal, violet loose pieces, blue what lies around the head.</p>")
     cards = lambda t: '<div class="cards">' + "".join(_card(r, folder) for r in t.to_dict("records")) + "</div>"
     if len(groups["doubtful"]): body.append("<h2>Doubtful: look at these</h2><p>They take no part until somebody decides: write <code>accepted</code> or <code>unsuitable</code> into the column <code>verdict</code> of <code>labels.csv</code> and call <code>relabel</code> on this folder.</p>" + cards(groups["doubtful"]))
     if refused: body.append("<h2>Refused</h2><table><tr><th>file</th><th>why</th></tr>" + "".join(f"<tr><td>{e(f)}</td><td>{e(r)}</td></tr>" for f, r in refused) + "</table>")

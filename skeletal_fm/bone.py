@@ -244,7 +244,7 @@ def _roughness(v, inside):
     found = np.concatenate(found)
     return 1.4826*np.median(found)/1.5**.5 if len(found) >= 100 else np.nan
 
-def _streakiness(volume, head, step, around=40., least=5.):
+def _streakiness(volume, head, step, around=60., least=5.):
     "How rough soft tissue is in every slice along the last axis: times the median within `around` mm."
     rough = np.array([_roughness(volume[..., k].astype(np.float32), head[..., k]) for k in range(volume.shape[2])])
     known, out = np.isfinite(rough), np.zeros(len(rough))
@@ -261,11 +261,7 @@ def _metal_slices(scan, head, axis, area=4., rough=1.4):
     times = _streakiness(volume, head, step) if hit.any() else np.zeros(len(hit))
     return hit & (times >= rough) if level < 3000 else hit, times
 
-def _strongest(a, b, times, most):
-    "Of slices `a` to `b` the `most` neighbours with the strongest streaks."
-    if b - a <= most: return a, b
-    a += int(np.convolve(times[a:b], np.ones(most), "valid").argmax())
-    return a, a + most
+def _runs(hit): return [(s[0].start, s[0].stop) for s in ndimage.find_objects(ndimage.label(hit)[0])]
 
 # %% ../nbs/03_bone.ipynb #93ad5e08
 def streak_axis(
@@ -283,14 +279,19 @@ def metal_runs(
     head:np.ndarray, # bool `[D,H,W]`; only metal inside counts
     axis:int=2,      # across the slices, `streak_axis`
     margin:float=1.5,# mm; nearer slices with metal are one run, and it ends so far beyond
-    longest:float=40.,# mm; of a longer run only the part with the strongest streaks, for it has no clean slice near
+    longest:float=40.,# mm; of a longer run only slices with streaks count, and they are not joined
 )->list[tuple[int,int]]: # first slice and the one after the last
     "Runs of slices with metal in them."
     step = scan.spacing[axis]
     hit, times = _metal_slices(scan, head, axis)
     n = max(1, round(margin/step)) if step < 2*margin else 0
-    if n and hit.any(): hit = ndimage.binary_closing(np.pad(ndimage.binary_dilation(hit, iterations=n), 2*n), iterations=2*n)[2*n:-2*n]
-    return [_strongest(s[0].start, s[0].stop, times, max(1, int(longest/step))) for s in ndimage.find_objects(ndimage.label(hit)[0])]
+    wide = lambda hit: ndimage.binary_dilation(hit, iterations=n) if n else hit
+    joined = ndimage.binary_closing(np.pad(wide(hit), 2*n), iterations=2*n)[2*n:-2*n] if n else hit
+    out = []
+    for a, b in _runs(joined):
+        inside = (np.arange(len(hit)) >= a) & (np.arange(len(hit)) < b)
+        out += [(a, b)] if (b - a)*step <= longest else _runs(wide(inside & hit & (times >= 1.4)))
+    return out
 
 def tame_streaks(
     bone:np.ndarray, # bool `[D,H,W]`
@@ -298,13 +299,14 @@ def tame_streaks(
     spacing,         # mm
     axis:int=2,      # across the slices
     reach:float=4.,  # mm a piece may shift from slice to slice; at least the slice distance
+    longest:float=40.,# mm; a longer run has no clean slice near and is left alone
 )->np.ndarray: # bool, like `bone`
     "In slices with metal, only what has bone in the clean slices beside them."
     out = bone.copy()
     bone, tamed, inplane = np.moveaxis(bone, axis, 2), np.moveaxis(out, axis, 2), np.delete(spacing, axis)
     for a, b in runs:
         clean = [bone[:, :, k] for k in (a - 1, b) if 0 <= k < bone.shape[2]]
-        if clean: tamed[:, :, a:b] &= _within(np.any(clean, 0), inplane, max(reach, spacing[axis]))[..., None]
+        if clean and (b - a)*spacing[axis] <= longest: tamed[:, :, a:b] &= _within(np.any(clean, 0), inplane, max(reach, spacing[axis]))[..., None]
     return out
 
 # %% ../nbs/03_bone.ipynb #99de23cf
@@ -374,6 +376,7 @@ def bone_steps(
     runs = metal_runs(scan, head, axis)
     tamed = tame_streaks(inside, runs, scan.spacing, axis)
     if runs: scan.notes.append(f"Metal in {sum(b - a for a, b in runs)} slices; streaks were removed where no bone lies above or below.")
+    if any((b - a)*scan.spacing[axis] > 40 for a, b in runs): scan.notes.append("Metal goes on for more than 40 mm: no clean slice is near, and its streaks were left.")
     bone = _embedded(tamed, patient, scan.spacing)
     if bone is None or bone.sum() < .05*dense.sum():                                  # no soft tissue around the bone
         scan.notes.append("There is no soft tissue around the bone; the skull was told from its surroundings by size and distance only.")

@@ -167,6 +167,11 @@ def _solid(body, hu, s, ball=6., bridge=10.):
     for k in range(head.shape[2]): head[:, :, k] = ndimage.binary_fill_holes(head[:, :, k])
     return head
 
+def _scanned(volume):
+    "Which axial slices lie between the first and the last that show more than air: beyond them a volume is only filled up."
+    shows = np.flatnonzero((volume > -300).any((0, 1)))
+    return np.arange(volume.shape[2]).clip(shows[0], shows[-1]) == np.arange(volume.shape[2])
+
 class _Patient:
     "What is furniture (voxels: 1 alone, 2 joined with the skull), the head and its inner tissue (blocks of `f` voxels)."
     def __init__(self, scan, dense):
@@ -175,7 +180,7 @@ class _Patient:
         self.inner, self.furniture, body = _inner_tissue(hu, s), np.zeros(dense.shape, np.uint8), hu > -300
         if dense.any() and self.inner.any():
             p = _Pieces(dense, f, scan.spacing)
-            room = _finer(ndimage.binary_dilation(_open_air(hu, s))[p.blocks], f, p.label.shape) & (scan.volume[p.box] < -300)
+            room = _finer(ndimage.binary_dilation(_open_air(hu, s))[p.blocks], f, p.label.shape) & (scan.volume[p.box] < -300) & _scanned(scan.volume)[p.box[2]]
             self.furniture[p.box] = _furniture(p, _bare(dense[p.box], room, scan.spacing), self.inner, scan.volume[p.box], s)
             gone, stays = (_blocks(m, f, np.logical_or) for m in (self.furniture > 0, dense & (self.furniture == 0)))
             body &= ~(_within(gone, s, s.max()) & ~_within(stays & ~gone, s, s.max()))
